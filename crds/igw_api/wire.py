@@ -1,0 +1,50 @@
+"""Names that cross a process boundary: headers, metadata keys, labels, annotations, gRPC services.
+
+Both planes import these, and only these, to agree with each other and with other gateways. The header and metadata
+names are those of the Gateway API inference extension's endpoint picker protocol (1.0).
+"""
+
+from typing import Final
+
+# Picker -> proxy: where the request shall go, "ip:port[,ip:port...]", best first.
+DESTINATION_HEADER: Final = "x-gateway-destination-endpoint"
+# Proxy -> picker: who served it, in `envoy.lb` metadata on the response headers message.
+DESTINATION_SERVED_KEY: Final = "x-gateway-destination-endpoint-served"
+LB_NAMESPACE: Final = "envoy.lb"
+# Proxy -> picker: the only candidates allowed.
+SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
+SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
+
+# Client -> picker.
+OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
+FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
+MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
+MODEL_HEADER: Final = "x-gateway-model-name"
+REQUEST_ID_HEADER: Final = "x-request-id"
+
+# Picker -> client.
+DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
+WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
+
+# Picker -> its own first-byte filter: which lease a response belongs to.
+LEASE_HEADER: Final = "x-igw-lease"
+
+# What no client may send: it would choose a destination or another request's lease.
+PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER)
+
+# Attributes of an ext_proc message live under the filter's name.
+EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"
+EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+EXT_PROC_METHOD: Final = f"/{EXT_PROC_SERVICE}/Process"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+
+# Annotation on an InferencePool: expose it on that gateway's listener. YAML text: name, port, optional namespace.
+ATTACH_TO_ANNOTATION: Final = "inference.networking.x-k8s.io/attach-to"
+# Annotation on a Pod or endpoint: "8000,8001", the ports of the pool that this one serves.
+ACTIVE_PORTS_ANNOTATION: Final = "inference.networking.k8s.io/active-ports"
+
+# Labels on an endpoint. The first that is present wins.
+ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
+METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"
+ROLE_LABEL: Final = "inferencegateway.io/role"
