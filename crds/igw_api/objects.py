@@ -125,6 +125,114 @@ class Service:
     ports: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayClass:
+    """Which controller serves the Gateways that name this class. Cluster-scoped: `key.namespace` is empty."""
+
+    key: Key
+    controller: str
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One port of a Gateway, for plain HTTP. `hostname` None: every host; `*.` in front: every subdomain."""
+
+    name: str
+    port: int
+    hostname: str | None = None
+    any_namespace: bool = False  # False: only routes of the Gateway's own namespace may attach
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The ports that clients reach. Listener names are unique; several listeners may share a port by hostname."""
+
+    key: Key
+    class_name: str
+    listeners: tuple[Listener, ...]
+    created: float = 0.0
+
+
+class PathKind(StrEnum):
+    """How a path is compared. A prefix matches whole segments: `/v1` matches `/v1/x` but not `/v10`."""
+
+    EXACT = "Exact"
+    PREFIX = "PathPrefix"
+    REGEX = "RegularExpression"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueMatch:
+    """A header or a query parameter that must have a value. Header names are in lower case. `regex`: a full match."""
+
+    name: str
+    value: str
+    regex: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """All parts must hold. The default matches every request."""
+
+    path: str = "/"
+    path_kind: PathKind = PathKind.PREFIX
+    method: str | None = None
+    headers: tuple[ValueMatch, ...] = ()
+    query: tuple[ValueMatch, ...] = ()
+
+
+class BackendKind(StrEnum):
+    """What a route may lead to."""
+
+    SERVICE = "Service"
+    POOL = "InferencePool"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRef:
+    """Where a rule's requests go. `port` is the Service's port, always set for one; a pool ignores it."""
+
+    kind: BackendKind
+    key: Key
+    port: int | None = None
+    weight: int = 1  # 0: no requests
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """`matches` is never empty (any of them suffices). `backends` empty: the gateway answers 500.
+
+    Timeouts are in seconds. None: the gateway's default; 0.0: none at all. `backend_timeout` bounds one try.
+    """
+
+    matches: tuple[RouteMatch, ...] = (RouteMatch(),)
+    backends: tuple[BackendRef, ...] = ()
+    request_timeout: float | None = None
+    backend_timeout: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteParent:
+    """A Gateway that shall serve the route; by listener name or port where given, else on all its listeners."""
+
+    gateway: Key
+    section: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An HTTPRoute. `hostnames` empty: those of the listener."""
+
+    key: Key
+    parents: tuple[RouteParent, ...]
+    rules: tuple[RouteRule, ...]
+    hostnames: tuple[str, ...] = ()
+    created: float = 0.0
+
+
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether every pair of `selector` is among `labels`. An empty selector selects nothing, as in a Service."""
     return bool(selector) and all(labels.get(name) == value for name, value in selector.items())
