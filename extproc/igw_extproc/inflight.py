@@ -1,0 +1,405 @@
+"""The picker's own view of load: one ledger for each endpoint, one lease for each request that was placed.
+
+An endpoint's load is what its engine last said, plus what we sent since, minus what ended since. With `own` for what
+we have in flight, and `mark` for what that was when the scrape began, this is `engine + (own - mark)`: so a ledger
+keeps `engine - mark` (the load that is not ours; below zero where our estimate was too high) and adds its exact own
+integers. Every number a policy reads is brought up to date when something changes, so that a pick only reads.
+
+No I/O, no clock: `now` is an argument. One event loop, no locks. The scraper calls `Ledgers` as its sink, the
+scheduler reserves, the stream's end closes the lease.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
+
+# Seconds after which the engine's word may no longer make an endpoint look emptier than our own accounting does.
+# Five of the slowest regular scrapes (1 s), so one lost scrape changes nothing.
+STALE_AFTER = 5.0
+# KV tokens of an engine that does not tell its capacity: a mid-size model on one data-centre GPU. Too small would
+# spread by room what does fit; too large only leaves queueing to be seen in the requests in flight.
+DEFAULT_KV_CAPACITY = 100_000
+# Tokens of a request in an engine to which we have sent none yet: others' queue there must cost something.
+DEFAULT_REQUEST_TOKENS = 500.0
+# Terms of `Ledger.delay`, in token equivalents: the time to compute one prompt token.
+# A full KV cache slows each decode step, for this request and for all beside it, by about as much in total as a
+# prompt of this length would delay them (batch of a full cache, a few hundred output tokens).
+KV_FULL = 16_000.0
+# Per request in the engine: sampling, scheduling and streaming cost time whatever the length.
+PER_REQUEST = 100.0
+# Weight of the newest request in the running mean of request sizes: a memory of about thirty requests.
+_MEAN_GAIN = 1 / 32
+
+
+class Expectation(Protocol):
+    """What the prefix index believes because of one lease. The first call settles it; later ones do nothing."""
+
+    def confirm(self) -> None:
+        """The endpoint answered: it holds the prefix."""
+
+    def withdraw(self) -> None:
+        """The endpoint failed: forget what only this lease had suggested."""
+
+    def moved(self, slot: int, kv_capacity: int) -> "Expectation":
+        """The request went to another endpoint: withdraw here, expect there."""
+
+
+class Mark(NamedTuple):
+    """What we had in flight when a scrape began. Opaque to the scraper."""
+
+    ledger: "Ledger"
+    requests: int
+    kv_tokens: int
+    backlog_tokens: int
+    sequence: int
+
+
+class Ledger:
+    """One endpoint's load. Policies read the public numbers; only leases and the scraper's sink change them.
+
+    `kv_tokens`     KV tokens that requests hold or will need, queued ones included
+    `kv_free`       capacity less `kv_tokens`; below zero when requests must queue for room
+    `kv_load`       `kv_tokens` as a share of the capacity, 0 and up
+    `queued`        requests in the engine, running and waiting, whoever sent them
+    `backlog_tokens`  uncached prompt tokens that no first byte has answered yet
+    `delay`         what a newcomer finds in its way, in token equivalents: backlog + KV in use + requests
+    `requests`      ours in flight
+    `adapters`      our requests in flight by adapter
+    """
+
+    __slots__ = (
+        "_backlog_tokens",
+        "_first_bytes",
+        "_kv_tokens",
+        "_mean_kv",
+        "_mean_uncached",
+        "_other_backlog",
+        "_other_kv",
+        "_other_requests",
+        "_replaced_up_to",
+        "_sequence",
+        "adapters",
+        "available",
+        "backlog_tokens",
+        "delay",
+        "endpoint",
+        "kv_capacity",
+        "kv_free",
+        "kv_load",
+        "kv_tokens",
+        "load",
+        "queued",
+        "requests",
+        "scraped_at",
+        "slot",
+        "stale_at",
+        "unreachable_reason",
+    )
+
+    def __init__(self, endpoint: Endpoint, slot: int = 0, first_bytes: bool = True) -> None:
+        """`slot`: a small number, unique among live ledgers. `first_bytes`: leases will tell their first byte."""
+        self.endpoint = endpoint
+        self.slot = slot
+        self.available = False
+        self.unreachable_reason: str | None = None
+        self.load: EngineLoad | None = None
+        self.scraped_at: float | None = None
+        self.stale_at = float("inf")
+        self.kv_capacity = DEFAULT_KV_CAPACITY
+        self.requests = 0
+        self.adapters: dict[str, int] = {}
+        self._first_bytes = first_bytes
+        self._kv_tokens = 0
+        self._backlog_tokens = 0
+        self._other_kv = self._other_requests = self._other_backlog = 0.0
+        self._mean_kv = self._mean_uncached = DEFAULT_REQUEST_TOKENS
+        self._sequence = 0
+        self._replaced_up_to = 0
+        self._settle()
+
+    def reserve(self, ask: Ask, cached_tokens: int, now: float, expectation: Expectation | None = None) -> "Lease":
+        """Count `ask` against this endpoint, before the caller yields to the event loop."""
+        return Lease(self, ask, cached_tokens, now, expectation)
+
+    def scrape_started(self) -> Mark:
+        """What is in flight now; hand it back with the engine's answer."""
+        return Mark(self, self.requests, self._kv_tokens, self._backlog_tokens, self._sequence)
+
+    def scraped(self, mark: Mark, load: EngineLoad, now: float) -> None:
+        """Take the engine's word, as of the moment the scrape began."""
+        self.available = True
+        self.unreachable_reason = None
+        self.load = load
+        self.scraped_at = now
+        self.stale_at = now + STALE_AFTER
+        self.kv_capacity = load.kv_capacity_tokens or DEFAULT_KV_CAPACITY
+        if load.engine is EngineKind.UNKNOWN:
+            self._drop_engine_word()
+        else:
+            self._take_engine_word(mark, load)
+        self._settle()
+
+    def unreachable(self, reason: str) -> None:
+        """Not a candidate until it answers again. Our requests there stay counted until they end."""
+        self.available = False
+        self.unreachable_reason = reason
+        self.load = None
+        self._drop_engine_word()
+        self._settle()
+
+    def age(self, now: float) -> None:
+        """Let a word that is too old no longer lower the load below our own accounting."""
+        if now < self.stale_at:
+            return
+        self.stale_at = float("inf")
+        self._other_kv = max(self._other_kv, 0.0)
+        self._other_requests = max(self._other_requests, 0.0)
+        self._other_backlog = max(self._other_backlog, 0.0)
+        self._settle()
+
+    def _take_engine_word(self, mark: Mark, load: EngineLoad) -> None:
+        self._other_requests = load.running + load.waiting - mark.requests
+        if load.kv_usage is None:
+            self._other_kv = max(self._other_requests, 0.0) * self._mean_kv
+        else:
+            # The engine counts no KV for what still waits: without that, every full engine looks equally full.
+            self._other_kv = load.kv_usage * self.kv_capacity + load.waiting * self._mean_kv - mark.kv_tokens
+        backlog = load.waiting * self._mean_uncached - mark.backlog_tokens
+        if self._first_bytes:
+            # We know exactly which of ours are unanswered; the engine only tells of others' above that.
+            self._other_backlog = max(backlog, 0.0)
+        else:
+            self._other_backlog = backlog
+            self._replaced_up_to = mark.sequence
+
+    def _drop_engine_word(self) -> None:
+        self.stale_at = float("inf")
+        self._other_kv = self._other_requests = self._other_backlog = 0.0
+        self._replaced_up_to = 0
+
+    def _settle(self) -> None:
+        kv = self._other_kv + self._kv_tokens
+        self.kv_tokens = kv if kv > 0.0 else 0.0
+        self.kv_free = self.kv_capacity - self.kv_tokens
+        self.kv_load = self.kv_tokens / self.kv_capacity
+        queued = self._other_requests + self.requests
+        self.queued = queued if queued > 0.0 else 0.0
+        backlog = self._other_backlog + self._backlog_tokens
+        self.backlog_tokens = backlog if backlog > 0.0 else 0.0
+        self.delay = self.backlog_tokens + KV_FULL * self.kv_load + PER_REQUEST * self.queued
+
+    def _add(self, lease: "Lease") -> None:
+        self._sequence += 1
+        lease.sequence = self._sequence
+        self.requests += 1
+        self._kv_tokens += lease.kv_tokens
+        self._backlog_tokens += lease.backlog_tokens
+        self._mean_kv += _MEAN_GAIN * (lease.kv_tokens - self._mean_kv)
+        self._mean_uncached += _MEAN_GAIN * (lease.uncached_tokens - self._mean_uncached)
+        adapter = lease.ask.adapter
+        if adapter is not None:
+            self.adapters[adapter] = self.adapters.get(adapter, 0) + 1
+        self._settle()
+
+    def _answered(self, lease: "Lease") -> None:
+        tokens, lease.backlog_tokens = lease.backlog_tokens, 0
+        self._backlog_tokens -= tokens
+        if lease.sequence <= self._replaced_up_to:
+            # The engine's own queue has stood for this request since the last scrape: its end changes nothing.
+            self._other_backlog += tokens
+
+    def _remove(self, lease: "Lease") -> None:
+        self._answered(lease)
+        self.requests -= 1
+        self._kv_tokens -= lease.kv_tokens
+        adapter = lease.ask.adapter
+        if adapter is not None:
+            self.adapters[adapter] -= 1
+            if not self.adapters[adapter]:
+                del self.adapters[adapter]
+        self._settle()
+
+
+class Lease:
+    """One placed request's share of a ledger, until it ends. Calls may come in any order and more than once."""
+
+    __slots__ = (
+        "_answered",
+        "_expectation",
+        "_open",
+        "ask",
+        "backlog_tokens",
+        "kv_tokens",
+        "ledger",
+        "reserved_at",
+        "sequence",
+        "uncached_tokens",
+    )
+
+    def __init__(
+        self, ledger: Ledger, ask: Ask, cached_tokens: int, now: float, expectation: Expectation | None
+    ) -> None:
+        self.ledger = ledger
+        self.ask = ask
+        self.reserved_at = now
+        self.sequence = 0
+        self._open = True
+        self._answered = False
+        self._expectation = expectation
+        self._charge(cached_tokens)
+
+    def first_byte(self, now: float, succeeded: bool = True) -> None:
+        """The endpoint began to answer, well or not: its prompt is computed, and the index may learn."""
+        if not self._open or self._answered:
+            return
+        self._answered = True
+        self.ledger.age(now)
+        self.ledger._answered(self)
+        self.ledger._settle()
+        self._learn(succeeded)
+
+    def close(self, now: float, succeeded: bool = True) -> None:
+        """The request is over. `succeeded` tells the index what no first byte has told it."""
+        if not self._open:
+            return
+        self._open = False
+        self.ledger.age(now)
+        self.ledger._remove(self)
+        self._learn(succeeded)
+
+    def moved_to(self, other: Ledger) -> None:
+        """The proxy retried on `other`, where nothing is known to be cached."""
+        if not self._open or other is self.ledger:
+            return
+        self.ledger._remove(self)
+        self.ledger = other
+        self._charge(0)
+        if self._expectation is not None:
+            self._expectation = self._expectation.moved(other.slot, other.kv_capacity)
+
+    def _charge(self, cached_tokens: int) -> None:
+        ask = self.ask
+        uncached = ask.prompt_tokens - cached_tokens
+        self.uncached_tokens = uncached if uncached > 0 else 0
+        # Cached blocks are in the engine's memory already, mostly held by requests that share them.
+        self.kv_tokens = self.uncached_tokens + ask.output_tokens
+        self.backlog_tokens = 0 if self._answered else self.uncached_tokens
+        self.ledger._add(self)
+
+    def _learn(self, succeeded: bool) -> None:
+        expectation, self._expectation = self._expectation, None
+        if expectation is None:
+            return
+        if succeeded:
+            expectation.confirm()
+        else:
+            expectation.withdraw()
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatistics:
+    """One ledger's numbers at one moment, for telemetry and explanations."""
+
+    address: str
+    available: bool
+    unreachable_reason: str | None
+    engine: EngineKind | None
+    scraped_at: float | None
+    requests: int
+    queued: float
+    kv_tokens: float
+    kv_capacity: int
+    backlog_tokens: float
+
+
+class Ledgers:
+    """The ledgers of all known endpoints, by address; the scraper's sink.
+
+    `gone(slot)` is called when what an endpoint held in its cache is lost: it restarted, or left. A slot is given to
+    another endpoint only after that. Unknown addresses are ignored: an endpoint may leave during its scrape.
+    """
+
+    def __init__(self, gone: Callable[[int], None] | None = None, first_bytes: bool = True) -> None:
+        self._gone = gone if gone is not None else _ignore
+        self._first_bytes = first_bytes
+        self._by_address: dict[str, Ledger] = {}
+        self._free_slots: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def __iter__(self) -> Iterator[Ledger]:
+        return iter(self._by_address.values())
+
+    def get(self, address: str) -> Ledger | None:
+        """The ledger of `address`; None for one that is not known."""
+        return self._by_address.get(address)
+
+    def select(self, addresses: Iterable[str]) -> tuple[Ledger, ...]:
+        """The known ones of `addresses`, in their order: a pool's ledgers."""
+        known = self._by_address
+        return tuple(known[address] for address in addresses if address in known)
+
+    def sync(self, endpoints: Collection[Endpoint]) -> None:
+        """Make the table hold exactly these. Leases at an endpoint that left still close, on the ledger they hold."""
+        wanted = {endpoint.address: endpoint for endpoint in endpoints}
+        for address in self._by_address.keys() - wanted.keys():
+            ledger = self._by_address.pop(address)
+            ledger.available = False
+            self._gone(ledger.slot)
+            self._free_slots.append(ledger.slot)
+        for address, endpoint in wanted.items():
+            known = self._by_address.get(address)
+            if known is not None:
+                known.endpoint = endpoint
+                continue
+            slot = self._free_slots.pop() if self._free_slots else len(self._by_address)
+            self._by_address[address] = Ledger(endpoint, slot, self._first_bytes)
+
+    def scrape_started(self, address: str) -> Mark | None:
+        """See `Ledger.scrape_started`; None for an unknown address."""
+        ledger = self._by_address.get(address)
+        return ledger.scrape_started() if ledger is not None else None
+
+    def scraped(self, address: str, mark: object, load: EngineLoad, now: float) -> None:
+        """See `Ledger.scraped`. A mark of an earlier ledger at the same address is ignored."""
+        ledger = self._by_address.get(address)
+        if ledger is not None and isinstance(mark, Mark) and mark.ledger is ledger:
+            ledger.scraped(mark, load, now)
+
+    def unreachable(self, address: str, reason: str, now: float) -> None:
+        """See `Ledger.unreachable`."""
+        ledger = self._by_address.get(address)
+        if ledger is not None:
+            ledger.unreachable(reason)
+
+    def restarted(self, address: str) -> None:
+        """The engine is a new process: its cache is empty."""
+        ledger = self._by_address.get(address)
+        if ledger is not None:
+            self._gone(ledger.slot)
+
+    def statistics(self) -> tuple[LedgerStatistics, ...]:
+        """Every ledger's numbers now."""
+        return tuple(_statistics(ledger) for ledger in self._by_address.values())
+
+
+def _statistics(ledger: Ledger) -> LedgerStatistics:
+    return LedgerStatistics(
+        address=ledger.endpoint.address,
+        available=ledger.available,
+        unreachable_reason=ledger.unreachable_reason,
+        engine=ledger.load.engine if ledger.load is not None else None,
+        scraped_at=ledger.scraped_at,
+        requests=ledger.requests,
+        queued=ledger.queued,
+        kv_tokens=ledger.kv_tokens,
+        kv_capacity=ledger.kv_capacity,
+        backlog_tokens=ledger.backlog_tokens,
+    )
+
+
+def _ignore(slot: int) -> None:
+    """Nobody keeps anything by slot."""

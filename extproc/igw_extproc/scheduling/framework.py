@@ -1,0 +1,88 @@
+"""The placement step: match, cost, choose, reserve, before anything else runs on the event loop.
+
+A burst therefore never sees the same state twice: each pick already counts the one before. Pure but for the ledgers
+and the index it updates. The director calls `Scheduler.pick` with a pool's candidates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from igw_extproc.domain import Ask
+from igw_extproc.inflight import Lease, Ledger
+from igw_extproc.scheduling.pickers import Picker
+from igw_extproc.scheduling.prefix import PrefixIndex
+from igw_extproc.scheduling.scorers import add_adapter
+
+# Candidates, the request, cached tokens by slot -> one cost for each candidate.
+Costs = Callable[[Sequence[Ledger], Ask, Mapping[int, int]], list[float]]
+_NOTHING_CACHED: Mapping[int, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One way to place requests: what an endpoint costs, and how costs become an order."""
+
+    name: str
+    costs: Costs
+    picker: Picker
+    reuses_prefixes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
+
+    order: tuple[Ledger, ...]
+    cached_tokens: int
+    lease: Lease
+    costs: Mapping[str, float] | None = None  # by address, only when asked to explain
+
+
+class Scheduler:
+    """Places the requests of one pool by one policy. Replace it to change the policy; keep the index."""
+
+    def __init__(self, policy: Policy, index: PrefixIndex) -> None:
+        self.policy = policy
+        self._index = index
+        self._turn = -1
+
+    def pick(
+        self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
+    ) -> Decision | None:
+        """Choose among `candidates` and reserve at the choice. None: there are no candidates."""
+        if not candidates:
+            return None
+        policy = self.policy
+        cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
+        costs = self._costs(candidates, ask, cached)
+        told = _by_address(candidates, costs) if explain else None
+        self._turn += 1
+        order = policy.picker(candidates, costs, self._turn, rng)
+        best = candidates[order[0]]
+        if now >= best.stale_at:
+            # Its engine has said nothing for too long, so it may only look idle. Ageing can only raise costs, and
+            # happens once for each silence: a winner that is not stale needs no look at the others.
+            _age(candidates, now)
+            return self.pick(candidates, ask, now, rng, explain)
+        hit = cached.get(best.slot, 0)
+        expectation = None
+        if policy.reuses_prefixes and ask.prefix:
+            expectation = self._index.expect(best.slot, ask.prefix, best.kv_capacity)
+        lease = best.reserve(ask, hit, now, expectation)
+        return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
+
+    def _costs(self, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+        costs = self.policy.costs(candidates, ask, cached)
+        if ask.adapter is not None:
+            add_adapter(costs, candidates, ask.adapter)
+        return costs
+
+
+def _age(candidates: Sequence[Ledger], now: float) -> None:
+    for ledger in candidates:
+        ledger.age(now)
+
+
+def _by_address(candidates: Sequence[Ledger], costs: Sequence[float]) -> dict[str, float]:
+    return {ledger.endpoint.address: cost for ledger, cost in zip(candidates, costs, strict=True)}

@@ -1,0 +1,19 @@
+"""Every placement policy the product offers, by the name that configuration uses. docs/policies.md explains them."""
+
+from igw_extproc.scheduling import pickers, scorers
+from igw_extproc.scheduling.framework import Policy
+
+DEFAULT = "prefix-cache"
+
+_ALL = (
+    Policy("prefix-cache", scorers.prefix_cache, pickers.cheapest, reuses_prefixes=True),
+    Policy("llm-metric", scorers.llm_metric, pickers.cheapest),
+    Policy("least-request", scorers.least_request, pickers.cheapest),
+    Policy("least-token", scorers.least_token, pickers.cheapest),
+    Policy("round-robin", scorers.nothing, pickers.in_turn),
+    Policy("random", scorers.nothing, pickers.shuffled),
+)
+_ALIASES = {"llm-metric-based": "llm-metric"}
+
+POLICIES = {policy.name: policy for policy in _ALL}
+POLICIES.update({alias: POLICIES[name] for alias, name in _ALIASES.items()})
