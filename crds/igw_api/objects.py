@@ -63,6 +63,7 @@ class Model:
     """A name that clients ask for, in one pool. From InferenceModel.
 
     `priority` comes from criticality: Critical 2, Standard 0, Sheddable -1. No targets: the name is passed on.
+    Targets that all weigh 0: the name is reserved, and requests for it are refused.
     """
 
     key: Key
@@ -231,6 +232,9 @@ class Route:
     rules: tuple[RouteRule, ...]
     hostnames: tuple[str, ...] = ()
     created: float = 0.0
+
+
+AnyObject = Pool | Model | Objective | Rewrite | Member | Service | GatewayClass | Gateway | Route
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

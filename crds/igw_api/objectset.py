@@ -1,0 +1,110 @@
+"""All accepted objects at one moment, as a value: grouped by type, merged, and written as one file.
+
+The operator collects it from manifests, writes it with `dump`, and the picker reads it back with `load`. No YAML, no
+API versions, no file access here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from igw_api.objects import (
+    AnyObject,
+    Gateway,
+    GatewayClass,
+    Key,
+    Member,
+    Model,
+    Objective,
+    Pool,
+    Rewrite,
+    Route,
+    Service,
+)
+
+FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSet:
+    """Objects by type and key. Each mapping is in key order, so that equal sets are equal when written."""
+
+    pools: Mapping[Key, Pool] = field(default_factory=dict)
+    models: Mapping[Key, Model] = field(default_factory=dict)
+    objectives: Mapping[Key, Objective] = field(default_factory=dict)
+    rewrites: Mapping[Key, Rewrite] = field(default_factory=dict)
+    members: Mapping[Key, Member] = field(default_factory=dict)
+    services: Mapping[Key, Service] = field(default_factory=dict)
+    gateway_classes: Mapping[Key, GatewayClass] = field(default_factory=dict)
+    gateways: Mapping[Key, Gateway] = field(default_factory=dict)
+    routes: Mapping[Key, Route] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, objects: Iterable[AnyObject]) -> "ObjectSet":
+        """The set of `objects`. Of two with one type and key the later stays."""
+        groups: dict[str, dict[Key, Any]] = {name: {} for name in _GROUPS.values()}
+        for one in objects:
+            groups[_GROUPS[type(one)]][one.key] = one
+        return cls(**{name: dict(sorted(group.items())) for name, group in groups.items()})
+
+    def merge(self, other: "ObjectSet") -> "ObjectSet":
+        """Both sets' objects. Where both have one of the same type and key, `other`'s stays."""
+        return ObjectSet.of([*self.objects(), *other.objects()])
+
+    def objects(self) -> list[AnyObject]:
+        """All objects, type by type, in key order."""
+        return [one for group in fields(self) for one in getattr(self, group.name).values()]
+
+
+_GROUPS: Final[Mapping[type[AnyObject], str]] = {
+    Pool: "pools",
+    Model: "models",
+    Objective: "objectives",
+    Rewrite: "rewrites",
+    Member: "members",
+    Service: "services",
+    GatewayClass: "gateway_classes",
+    Gateway: "gateways",
+    Route: "routes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The file's shape: lists, since JSON has no keys made of two parts."""
+
+    version: int
+    pools: tuple[Pool, ...]
+    models: tuple[Model, ...]
+    objectives: tuple[Objective, ...]
+    rewrites: tuple[Rewrite, ...]
+    members: tuple[Member, ...]
+    services: tuple[Service, ...]
+    gateway_classes: tuple[GatewayClass, ...]
+    gateways: tuple[Gateway, ...]
+    routes: tuple[Route, ...]
+
+    def objects(self) -> list[AnyObject]:
+        return [one for name in _GROUPS.values() for one in getattr(self, name)]
+
+
+_FILE: Final = TypeAdapter(_File)
+
+
+def dump(objects: ObjectSet) -> bytes:
+    """The set as JSON. Equal sets give equal bytes, whatever order they were collected in."""
+    groups = {name: tuple(getattr(objects, name).values()) for name in _GROUPS.values()}
+    return _FILE.dump_json(_File(version=FORMAT_VERSION, **groups))
+
+
+def load(data: bytes) -> ObjectSet:
+    """The set that `dump` wrote. Raises ValueError for anything else."""
+    try:
+        file = _FILE.validate_json(data)
+    except ValidationError as error:
+        raise ValueError(f"not a dump of objects: {error.errors()[0]['msg']}") from error
+    if file.version != FORMAT_VERSION:
+        raise ValueError(f"objects are in format {file.version}; this program reads {FORMAT_VERSION}")
+    return ObjectSet.of(file.objects())

@@ -1,0 +1,155 @@
+"""Text of manifests to plain data: many documents, each with its line, each failing on its own.
+
+YAML as Kubernetes reads it (1.1, safe types only) and JSON. No knowledge of kinds. Called by `manifests` alone.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import yaml
+
+from igw_api.meta import PathPart
+
+# At the start of a line this always begins a document, even within a block of text.
+_SEPARATOR: Final = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+_NOTHING: Final = re.compile(r"(\s*(#.*|%.*|---|\.\.\.)?(\n|$))*")
+# Far more than any manifest, and few enough to stop aliases that refer to aliases from eating the memory.
+_MAX_NODES: Final = 1_000_000
+_MAX_DEPTH: Final = 100
+
+
+class Unreadable(Exception):
+    """The text is not YAML. `line` counts from 1 within the whole text."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document. `data` has no null entries: in Kubernetes a null field is an absent one."""
+
+    data: Any
+    line: int
+    node: yaml.Node | None
+    offset: int
+
+    def line_of(self, path: Sequence[PathPart]) -> int:
+        """The line of the deepest part of `path` that exists; the document's first line for an empty path."""
+        node, line = self.node, self.line
+        for part in path:
+            found = _child(node, part)
+            if found is None:
+                break
+            node, mark = found
+            line = self.offset + mark + 1
+        return line
+
+
+def documents(text: str) -> Iterator[Document | Unreadable]:
+    """Each document of `text`, or why that one cannot be read."""
+    for offset, chunk in _chunks(text):
+        if _NOTHING.fullmatch(chunk):
+            continue
+        try:
+            yield from _read(chunk, offset)
+        except Unreadable as error:
+            yield error
+
+
+def _chunks(text: str) -> Iterator[tuple[int, str]]:
+    """Line offset and text of each document, so that a broken one does not hide those after it."""
+    starts = [0, *(match.start() for match in _SEPARATOR.finditer(text) if match.start() > 0), len(text)]
+    for start, end in pairwise(starts):
+        yield text.count("\n", 0, start), text[start:end]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # one of two bases, by build
+    """Safe YAML whose timestamps stay text, as they are in JSON."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _read(chunk: str, offset: int) -> Iterator[Document]:
+    as_json = _json(chunk) if chunk.lstrip()[:1] in ("{", "[") else None
+    loader = _Loader(chunk)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            _Check(offset).visit(node, 0)
+            data = loader.construct_document(node) if as_json is None else as_json
+            yield Document(_without_nulls(data), offset + node.start_mark.line + 1, node, offset)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise Unreadable(offset + (mark.line if mark else 0) + 1, f"is not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Unreadable(offset + 1, f"is not YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _json(chunk: str) -> Any:
+    """The data, if this is JSON: YAML would misread a few of its escapes. None: try YAML, whose errors say more."""
+    try:
+        return json.loads(chunk)
+    except (ValueError, RecursionError):
+        return None
+
+
+class _Check:
+    """Refuses repeated keys, which YAML libraries resolve silently, and documents that expand without end."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._left = _MAX_NODES
+
+    def visit(self, node: yaml.Node, depth: int) -> None:
+        """Check `node` and all below it. Raises Unreadable."""
+        self._left -= 1
+        if depth > _MAX_DEPTH or self._left < 0:
+            raise self._refusal(node, "is nested too deeply, or expands to too much by aliases")
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self.visit(item, depth + 1)
+        elif isinstance(node, yaml.MappingNode):
+            self._mapping(node, depth)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> None:
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise self._refusal(key, f"has the key {key.value!r} twice in one mapping")
+                seen.add(key.value)
+            self.visit(value, depth + 1)
+
+    def _refusal(self, node: yaml.Node, message: str) -> Unreadable:
+        return Unreadable(self._offset + node.start_mark.line + 1, message)
+
+
+def _without_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_nulls(value) for key, value in data.items() if value is not None}
+    if isinstance(data, list):
+        return [_without_nulls(item) for item in data]
+    return data
+
+
+def _child(node: yaml.Node | None, part: PathPart) -> tuple[yaml.Node, int] | None:
+    """The node under `part`, and the line (from 0) where it is named."""
+    if isinstance(node, yaml.MappingNode):
+        named = ((key, value) for key, value in node.value if getattr(key, "value", None) == part)
+        return next(((value, key.start_mark.line) for key, value in named), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line
+    return None
