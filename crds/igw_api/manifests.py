@@ -16,13 +16,14 @@ from igw_api.inferencemodel import InferenceModel, InferenceModelRewrite, Infere
 from igw_api.inferencepool import AlphaInferencePool, InferencePool
 from igw_api.meta import GATEWAY_GROUP, K8S_GROUP, LLM_D_GROUP, OWN_GROUP, X_K8S_GROUP, ApiObject, Invalid, PathPart
 from igw_api.objects import AnyObject, Key
-from igw_api.objectset import ObjectSet, dump, load
+from igw_api.objectset import NotADump, ObjectSet, dump, load
 from igw_api.problems import Problem, wording, written
 from igw_api.yamltext import Document, Unreadable, documents
 
 __all__ = [
     "KINDS",
     "Manifest",
+    "NotADump",
     "ObjectSet",
     "ParseResult",
     "Problem",

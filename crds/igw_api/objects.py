@@ -103,6 +103,16 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How requests to `pools` are placed, beyond what the standard kinds can say; the oldest object wins."""
+
+    key: Key
+    pools: tuple[Key, ...]
+    scheduling: str | None = None  # name of a scheduling policy; None: the picker's default
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One process that serves engines' ports: a Pod, or an entry of an EndpointList.
 
@@ -234,7 +244,7 @@ class Route:
     created: float = 0.0
 
 
-AnyObject = Pool | Model | Objective | Rewrite | Member | Service | GatewayClass | Gateway | Route
+AnyObject = Pool | Model | Objective | Rewrite | Policy | Member | Service | GatewayClass | Gateway | Route
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

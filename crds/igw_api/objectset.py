@@ -18,6 +18,7 @@ from igw_api.objects import (
     Member,
     Model,
     Objective,
+    Policy,
     Pool,
     Rewrite,
     Route,
@@ -25,6 +26,10 @@ from igw_api.objects import (
 )
 
 FORMAT_VERSION: Final = 1
+
+
+class NotADump(ValueError):
+    """The data was not written by `dump`, or by a version of it that this program does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class ObjectSet:
     models: Mapping[Key, Model] = field(default_factory=dict)
     objectives: Mapping[Key, Objective] = field(default_factory=dict)
     rewrites: Mapping[Key, Rewrite] = field(default_factory=dict)
+    policies: Mapping[Key, Policy] = field(default_factory=dict)
     members: Mapping[Key, Member] = field(default_factory=dict)
     services: Mapping[Key, Service] = field(default_factory=dict)
     gateway_classes: Mapping[Key, GatewayClass] = field(default_factory=dict)
@@ -63,6 +69,7 @@ _GROUPS: Final[Mapping[type[AnyObject], str]] = {
     Model: "models",
     Objective: "objectives",
     Rewrite: "rewrites",
+    Policy: "policies",
     Member: "members",
     Service: "services",
     GatewayClass: "gateway_classes",
@@ -80,6 +87,7 @@ class _File:
     models: tuple[Model, ...]
     objectives: tuple[Objective, ...]
     rewrites: tuple[Rewrite, ...]
+    policies: tuple[Policy, ...]
     members: tuple[Member, ...]
     services: tuple[Service, ...]
     gateway_classes: tuple[GatewayClass, ...]
@@ -100,11 +108,11 @@ def dump(objects: ObjectSet) -> bytes:
 
 
 def load(data: bytes) -> ObjectSet:
-    """The set that `dump` wrote. Raises ValueError for anything else."""
+    """The set that `dump` wrote. Raises NotADump for anything else."""
     try:
         file = _FILE.validate_json(data)
     except ValidationError as error:
-        raise ValueError(f"not a dump of objects: {error.errors()[0]['msg']}") from error
+        raise NotADump(f"not a dump of objects: {error.errors()[0]['msg']}") from error
     if file.version != FORMAT_VERSION:
-        raise ValueError(f"objects are in format {file.version}; this program reads {FORMAT_VERSION}")
+        raise NotADump(f"objects are in format {file.version}; this program reads {FORMAT_VERSION}")
     return ObjectSet.of(file.objects())
