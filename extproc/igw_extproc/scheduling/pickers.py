@@ -1,52 +1,56 @@
 """How costs become an order of at most three endpoints: the choice, then where retries go. Pure.
 
 Each takes the candidates, their costs, the number of this pick and a source of randomness, and returns indices into
-the candidates, best first. Costs may be overwritten.
+the candidates, best first.
 """
 
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from random import Random
 
 from igw_extproc.inflight import Ledger
 
 # The choice and two fallbacks: a second retry that fails too is a problem of more than endpoints.
 LENGTH = 3
-_TAKEN = float("inf")
 
-Picker = Callable[[Sequence[Ledger], list[float], int, Random], list[int]]
+Picker = Callable[[Sequence[Ledger], Sequence[float], int, Random], list[int]]
 
 
-def cheapest(candidates: Sequence[Ledger], costs: list[float], turn: int, rng: Random) -> list[int]:
+def cheapest(candidates: Sequence[Ledger], costs: Sequence[float], turn: int, rng: Random) -> list[int]:
     """Lowest cost first. Ties: fewer requests of ours in flight, then at random."""
+    lowest = nsmallest(LENGTH, costs)
     order: list[int] = []
-    wanted = min(LENGTH, len(costs))
-    while len(order) < wanted:
-        low = min(costs)
-        if costs.count(low) == 1:
+    while len(order) < len(lowest):
+        rank = len(order)
+        low = lowest[rank]
+        # A value followed by a higher one is alone. The last may have equals that did not fit into `lowest`.
+        if rank + 1 < len(lowest) and low < lowest[rank + 1]:
             order.append(costs.index(low))
-        else:
-            ties = [at for at, cost in enumerate(costs) if cost == low]
-            order += _fewest_requests(candidates, ties, wanted - len(order), rng)
-        for at in order:
-            costs[at] = _TAKEN
+            continue
+        ties = [at for at, cost in enumerate(costs) if cost == low]
+        order += _fewest_requests(candidates, ties, len(lowest) - rank, rng)
     return order
 
 
 def _fewest_requests(candidates: Sequence[Ledger], ties: list[int], wanted: int, rng: Random) -> list[int]:
+    if len(ties) <= 1:
+        return ties
     requests = [candidates[at].requests for at in ties]
     fewest = min(requests)
-    if requests.count(fewest) < len(ties):
-        ties = [at for at, count in zip(ties, requests, strict=True) if count == fewest]
-    return _draw(ties, wanted, rng)
+    first = [at for at, count in zip(ties, requests, strict=True) if count == fewest]
+    if len(first) >= wanted:
+        return _draw(first, wanted, rng)
+    rest = [at for at, count in zip(ties, requests, strict=True) if count > fewest]
+    return _draw(first, wanted, rng) + _fewest_requests(candidates, rest, wanted - len(first), rng)
 
 
-def in_turn(candidates: Sequence[Ledger], costs: list[float], turn: int, rng: Random) -> list[int]:
+def in_turn(candidates: Sequence[Ledger], costs: Sequence[float], turn: int, rng: Random) -> list[int]:
     """One after the other."""
     count = len(candidates)
     return [(turn + step) % count for step in range(min(LENGTH, count))]
 
 
-def shuffled(candidates: Sequence[Ledger], costs: list[float], turn: int, rng: Random) -> list[int]:
+def shuffled(candidates: Sequence[Ledger], costs: Sequence[float], turn: int, rng: Random) -> list[int]:
     """Any, all equally likely."""
     return _draw(range(len(candidates)), LENGTH, rng)
 

@@ -56,9 +56,9 @@ def prefix_cache(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, in
     need = ask.prompt_tokens + ask.output_tokens
     held = cached.get
     return [
-        ledger.delay
-        - PRICE * (hit := held(ledger.slot, 0))
-        + (SHORT * short if (short := need - hit - ledger.kv_free) > 0.0 else 0.0)
+        ledger.delay - PRICE * held(ledger.slot, 0)
+        if (free := ledger.kv_free) >= need
+        else ledger.delay - PRICE * (hit := held(ledger.slot, 0)) + SHORT * max(need - hit - free, 0.0)
         for ledger in candidates
     ]
 
