@@ -1,0 +1,5 @@
+"""`python -m igw_extproc`."""
+
+from igw_extproc.cli import main
+
+main()

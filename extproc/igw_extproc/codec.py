@@ -1,0 +1,164 @@
+"""ext_proc protobuf <-> the stream's values. Protobuf stops here: nothing else imports `igw_protos`.
+
+Called by `conversation` for every message, so the common case is short: one request body with attributes in, one body
+reply with two headers out.
+"""
+
+from collections.abc import Mapping
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct, Value
+
+from igw_api import wire
+from igw_extproc.stream import BodyMode, Immediate, Message, Part, Reply
+from igw_protos import ext_proc_pb2 as pb
+from igw_protos import health_pb2
+
+_OVERWRITE = pb.HeaderValueOption.AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+
+_HEADERS = {"request_headers": Part.REQUEST_HEADERS, "response_headers": Part.RESPONSE_HEADERS}
+_BODIES = {"request_body": Part.REQUEST_BODY, "response_body": Part.RESPONSE_BODY}
+_TRAILERS = {"request_trailers": Part.REQUEST_TRAILERS, "response_trailers": Part.RESPONSE_TRAILERS}
+
+
+class MalformedMessage(ValueError):
+    """Bytes that are no ProcessingRequest, or one without a part."""
+
+
+def decode(data: bytes) -> Message:
+    """One ProcessingRequest. Raises MalformedMessage."""
+    try:
+        request = pb.ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise MalformedMessage(str(error)) from error
+    kind = request.WhichOneof("request")
+    if kind is None:
+        raise MalformedMessage("no request part")
+    attributes = _attributes(request)
+    first = request.HasField("protocol_config")
+    request_mode = BodyMode(request.protocol_config.request_body_mode) if first else None
+    response_mode = BodyMode(request.protocol_config.response_body_mode) if first else None
+    subset, served = _metadata(request) if request.HasField("metadata_context") else (None, None)
+    if kind in _BODIES:
+        body: pb.HttpBody = getattr(request, kind)
+        return Message(
+            _BODIES[kind], {}, body.body, body.end_of_stream, attributes, request_mode, response_mode, subset, served
+        )
+    if kind in _HEADERS:
+        head: pb.HttpHeaders = getattr(request, kind)
+        headers = {h.key.lower(): h.value or h.raw_value.decode("latin-1") for h in head.headers.headers}
+        return Message(
+            _HEADERS[kind], headers, b"", head.end_of_stream, attributes, request_mode, response_mode, subset, served
+        )
+    return Message(_TRAILERS[kind], attributes=attributes, request_mode=request_mode, response_mode=response_mode)
+
+
+def encode(reply: Reply | Immediate) -> bytes:
+    """One ProcessingResponse."""
+    if isinstance(reply, Immediate):
+        return _immediate(reply).SerializeToString()
+    common = pb.CommonResponse(clear_route_cache=reply.clear_route_cache)
+    if reply.set_headers or reply.remove_headers:
+        _mutate(common.header_mutation, reply.set_headers, reply.remove_headers)
+    if reply.streamed:
+        streamed = common.body_mutation.streamed_response
+        streamed.body, streamed.end_of_stream = reply.body or b"", reply.end_of_stream
+    elif reply.body is not None:
+        common.body_mutation.body = reply.body
+    response = _RESPONSES[reply.part](common)
+    if reply.metadata:
+        _write(response.dynamic_metadata.fields[wire.LB_NAMESPACE].struct_value, reply.metadata)
+    return response.SerializeToString()
+
+
+_RESPONSES = {
+    Part.REQUEST_HEADERS: lambda common: pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common)),
+    Part.REQUEST_BODY: lambda common: pb.ProcessingResponse(request_body=pb.BodyResponse(response=common)),
+    Part.REQUEST_TRAILERS: lambda common: pb.ProcessingResponse(
+        request_trailers=pb.TrailersResponse(header_mutation=common.header_mutation)
+    ),
+    Part.RESPONSE_HEADERS: lambda common: pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=common)),
+    Part.RESPONSE_BODY: lambda common: pb.ProcessingResponse(response_body=pb.BodyResponse(response=common)),
+    Part.RESPONSE_TRAILERS: lambda common: pb.ProcessingResponse(
+        response_trailers=pb.TrailersResponse(header_mutation=common.header_mutation)
+    ),
+}
+
+
+def _immediate(reply: Immediate) -> pb.ProcessingResponse:
+    response = pb.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = reply.status
+    immediate.body = reply.body
+    immediate.details = reply.details
+    _mutate(immediate.headers, reply.headers, ())
+    return response
+
+
+def _mutate(mutation: pb.HeaderMutation, headers: tuple[tuple[str, str], ...], removed: tuple[str, ...]) -> None:
+    for key, value in headers:
+        option = mutation.set_headers.add()
+        option.append_action = _OVERWRITE
+        option.header.key = key
+        option.header.raw_value = value.encode("latin-1", "replace")
+    mutation.remove_headers.extend(removed)
+
+
+def _write(struct: Struct, values: Mapping[str, str | int]) -> None:
+    for key, value in values.items():
+        if isinstance(value, str):
+            struct.fields[key].string_value = value
+        else:
+            struct.fields[key].number_value = value
+
+
+def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
+    """The filter's attributes that are set, as text. A filter under another name is taken as well."""
+    if not request.attributes:
+        return {}
+    found: dict[str, str] = {}
+    for struct in request.attributes.values():
+        for name, value in struct.fields.items():
+            text = value.string_value
+            if not text and value.WhichOneof("kind") == "number_value":
+                text = str(int(value.number_value))
+            if text:
+                found[name] = text
+    return found
+
+
+def _metadata(request: pb.ProcessingRequest) -> tuple[tuple[str, ...] | None, str | None]:
+    """The subset hint and the served endpoint, each None if absent."""
+    namespaces = request.metadata_context.filter_metadata
+    subset = None
+    if wire.SUBSET_NAMESPACE in namespaces and wire.SUBSET_KEY in namespaces[wire.SUBSET_NAMESPACE].fields:
+        subset = _addresses(namespaces[wire.SUBSET_NAMESPACE].fields[wire.SUBSET_KEY])
+    served = None
+    if wire.LB_NAMESPACE in namespaces and wire.DESTINATION_SERVED_KEY in namespaces[wire.LB_NAMESPACE].fields:
+        served = namespaces[wire.LB_NAMESPACE].fields[wire.DESTINATION_SERVED_KEY].string_value
+    return subset, served
+
+
+def _addresses(value: Value) -> tuple[str, ...]:
+    """A list of strings or one string, either with commas and spaces: both are in use."""
+    listed = value.WhichOneof("kind") == "list_value"
+    texts = [item.string_value for item in value.list_value.values] if listed else [value.string_value]
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
+# ------------------------------------------------------------------------------------------------ health
+
+
+def decode_health_service(data: bytes) -> str:
+    """The service asked about in a HealthCheckRequest. Raises MalformedMessage."""
+    try:
+        return health_pb2.HealthCheckRequest.FromString(data).service
+    except DecodeError as error:
+        raise MalformedMessage(str(error)) from error
+
+
+def encode_health(serving: bool | None) -> bytes:
+    """A HealthCheckResponse. None: we do not know that service."""
+    status = health_pb2.HealthCheckResponse.ServingStatus
+    code = status.SERVICE_UNKNOWN if serving is None else status.SERVING if serving else status.NOT_SERVING
+    return health_pb2.HealthCheckResponse(status=code).SerializeToString()

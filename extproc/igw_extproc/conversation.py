@@ -1,0 +1,193 @@
+"""Joins the pieces for one gRPC stream: codec, exchange, director, telemetry. The only place that knows them all.
+
+Driven by a transport through `transport.Conversation`, on the event loop, synchronously: a message that completes a
+request is decoded, placed, reserved and answered before the next one is looked at. Faults of ours never cost the
+client its request: the stream ends with an error, and the proxy goes on by its own policy (fail open).
+"""
+
+import logging
+from collections.abc import Callable
+
+from igw_api import wire
+from igw_extproc import codec, openai
+from igw_extproc.director import Director, Flight
+from igw_extproc.domain import Outcome
+from igw_extproc.errors import RoutingError
+from igw_extproc.stream import Arrived, Chunk, Exchange, Finish, Output, Responded
+from igw_extproc.telemetry import Telemetry
+from igw_extproc.transport import Call, Conversation, GrpcStatus, Methods
+
+log = logging.getLogger(__name__)
+
+# An unknown model name is the client's text: it must not become a label, of which there is no end.
+_NO_MODEL = ""
+
+
+class Picker:
+    """What the picker serves, as a table of gRPC methods for any transport."""
+
+    def __init__(
+        self,
+        director: Director,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        max_body_bytes: int,
+        suspect: Callable[[str], None],
+        ready: Callable[[], bool],
+    ) -> None:
+        self.director = director
+        self.telemetry = telemetry
+        self.clock = clock
+        self.max_body_bytes = max_body_bytes
+        self.suspect = suspect  # told an address that did not answer where it should have
+        self.ready = ready
+
+    def methods(self) -> Methods:
+        """By path: the external processor, and health."""
+        return {
+            wire.EXT_PROC_METHOD: lambda call: Process(self, call),
+            f"/{wire.HEALTH_SERVICE}/Check": lambda call: Health(self, call),
+        }
+
+
+class Process(Conversation):
+    """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
+
+    __slots__ = ("_call", "_exchange", "_flight", "_picker", "_usage")
+
+    def __init__(self, picker: Picker, call: Call) -> None:
+        self._picker = picker
+        self._call = call
+        self._exchange = Exchange(picker.max_body_bytes)
+        self._flight: Flight | None = None
+        self._usage: openai.Usage | None = None
+        picker.telemetry.open_streams += 1
+
+    def receive(self, message: bytes) -> None:
+        started = self._picker.clock()
+        try:
+            step = self._exchange.receive(codec.decode(message))
+        except codec.MalformedMessage as error:
+            self._fault("decode", GrpcStatus.INVALID_ARGUMENT, str(error))
+            return
+        except RoutingError as error:
+            self._refuse(error)
+            return
+        self._send(step.outputs)
+        notice = step.notice
+        if notice is None:
+            return
+        if isinstance(notice, Arrived):
+            self._place(notice, started)
+        elif isinstance(notice, Responded):
+            self._responded(notice)
+        else:
+            self._chunk(notice)
+
+    def half_closed(self) -> None:
+        self._call.finish()
+
+    def ended(self) -> None:
+        self._picker.telemetry.open_streams -= 1
+        if self._flight is not None and not self._exchange.observer:
+            self._end(self._flight)
+
+    def _place(self, request: Arrived, started: float) -> None:
+        picker = self._picker
+        try:
+            placed = picker.director.place(request, started)
+        except RoutingError as error:
+            self._refuse(error)
+            return
+        except Exception:
+            log.exception("placement failed")
+            self._fault("place", GrpcStatus.INTERNAL, "placement failed")
+            return
+        flight = self._flight = placed.flight
+        self._send(self._exchange.place(placed.placement))
+        told = picker.telemetry
+        told.requests[(flight.pool, flight.model, Outcome.PLACED)] += 1
+        told.placed[flight.first_choice.endpoint.address] += 1
+        told.prefix_tokens[flight.pool] += flight.decision.cached_tokens
+        told.placement.observe(picker.clock() - started)
+
+    def _refuse(self, error: RoutingError) -> None:
+        self._send(self._exchange.refuse(error))
+        self._picker.telemetry.requests[("", _NO_MODEL, error.outcome)] += 1
+        log.info("refused status=%d outcome=%s", error.status, error.outcome.value)
+
+    def _responded(self, response: Responded) -> None:
+        picker = self._picker
+        if self._exchange.observer:
+            self._flight = picker.director.flights.get(response.lease or "")
+        flight = self._flight
+        if flight is None:
+            return
+        flight.responded(response)
+        address = flight.first_choice.endpoint.address
+        picker.telemetry.responses[(response.served or address, f"{response.status // 100}xx")] += 1
+        if flight.moved:
+            picker.telemetry.moved[address] += 1
+        if flight.moved or response.status in (502, 503, 504):
+            picker.suspect(address)
+
+    def _chunk(self, chunk: Chunk) -> None:
+        flight = self._flight
+        if flight is None:
+            return
+        told = self._picker.telemetry
+        seconds = flight.first_byte(self._picker.clock())
+        if seconds is not None:
+            told.saw_first_byte(flight.pool, seconds)
+        if self._exchange.observer:
+            return
+        if b'"usage"' in chunk.body:
+            self._usage = openai.read_usage(chunk.body) or self._usage
+        if chunk.end_of_stream and self._usage is not None:
+            told.saw_usage(flight.pool, self._usage)
+
+    def _end(self, flight: Flight) -> None:
+        self._picker.director.end(flight, self._picker.clock())
+
+    def _fault(self, place: str, status: GrpcStatus, detail: str) -> None:
+        self._picker.telemetry.faults[place] += 1
+        self._call.finish(status, detail)
+
+    def _send(self, outputs: tuple[Output, ...]) -> None:
+        for output in outputs:
+            if isinstance(output, Finish):
+                self._call.finish()
+            else:
+                self._call.send(codec.encode(output))
+
+
+class Health(Conversation):
+    """One stream of Health/Check. `liveness` is true while we answer at all; the rest, when we can place requests."""
+
+    __slots__ = ("_call", "_picker")
+
+    def __init__(self, picker: Picker, call: Call) -> None:
+        self._picker = picker
+        self._call = call
+
+    def receive(self, message: bytes) -> None:
+        try:
+            service = codec.decode_health_service(message)
+        except codec.MalformedMessage as error:
+            self._call.finish(GrpcStatus.INVALID_ARGUMENT, str(error))
+            return
+        if service == "liveness":
+            serving: bool | None = True
+        elif service in ("", "readiness", wire.EXT_PROC_SERVICE):
+            serving = self._picker.ready()
+        else:
+            self._call.finish(GrpcStatus.NOT_FOUND, "unknown service")
+            return
+        self._call.send(codec.encode_health(serving))
+        self._call.finish()
+
+    def half_closed(self) -> None:
+        self._call.finish()
+
+    def ended(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,232 @@
+"""From a request to a placement: read it, resolve its model, find the candidates, pick, and follow it to its end.
+
+Pure but for the state it is given (datastore, ledgers, prefix index): `now` and `rng` are arguments. Called by
+`conversation`, on the event loop, in one step: pick and reserve happen before anything else runs.
+"""
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from igw_api import wire
+from igw_extproc import openai
+from igw_extproc.datastore import Datastore, PoolView, Resolved
+from igw_extproc.domain import Ask
+from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
+from igw_extproc.flowcontrol.saturation import saturation
+from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.scheduling.filters import candidates
+from igw_extproc.scheduling.framework import Decision, Scheduler
+from igw_extproc.scheduling.policies import POLICIES
+from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
+from igw_extproc.stream import Arrived, Placement, Responded
+
+log = logging.getLogger(__name__)
+
+# What a request without a bound is taken to produce: the mean answer of chat traffic (ShareGPT: about 285 tokens).
+DEFAULT_OUTPUT_TOKENS: Final = 256
+_PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
+
+
+class Flight:
+    """One placed request until it ends: its share of the load, and what it met on the way.
+
+    Every method may be called at any time and in any order; `ended` closes it once and for all. The lease tells the
+    prefix index what was learnt: the endpoint holds the prompt once it answers with a first byte, or without our
+    seeing responses, once the request has ended.
+    """
+
+    __slots__ = (
+        "_ledgers",
+        "decision",
+        "first_byte_at",
+        "lease_id",
+        "model",
+        "moved",
+        "open",
+        "placed_at",
+        "pool",
+        "status",
+    )
+
+    def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
+        self.lease_id = lease_id
+        self.pool = pool
+        self.model = model
+        self.decision = decision
+        self.placed_at = now
+        self.first_byte_at: float | None = None
+        self.status = 0  # 0: not seen
+        self.moved = False
+        self.open = True
+        self._ledgers = ledgers
+
+    @property
+    def first_choice(self) -> Ledger:
+        """The endpoint that was named first."""
+        return self.decision.order[0]
+
+    def responded(self, response: Responded) -> None:
+        """An engine answered, perhaps another than the one named first: the load goes to the one that did."""
+        if not self.open:
+            return
+        self.status = response.status
+        served = self._ledgers.get(response.served) if response.served else None
+        if served is not None and served is not self.first_choice:
+            self.moved = True
+            self.decision.lease.moved_to(served)
+
+    def first_byte(self, now: float) -> float | None:
+        """A byte of the response's body passed. Returns seconds since the pick, the first time only."""
+        if not self.open or self.first_byte_at is not None:
+            return None
+        self.first_byte_at = now
+        self.decision.lease.first_byte(now, succeeded=self.status < 400)
+        return now - self.placed_at
+
+    def ended(self, now: float) -> None:
+        """The request is over."""
+        self.open = False
+        self.decision.lease.close(now, succeeded=self.status < 400)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A decision with all that its conversation and telemetry need."""
+
+    placement: Placement
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """One pool ready for picks: what it is, its ledgers, and its scheduler, which outlives changes of the rest."""
+
+    view: PoolView
+    ledgers: tuple[Ledger, ...]
+    scheduler: Scheduler
+
+
+class Director:
+    """Places requests. `flights` holds the open ones by lease id."""
+
+    def __init__(self, datastore: Datastore, ledgers: Ledgers, index: PrefixIndex, rng: random.Random) -> None:
+        self._datastore = datastore
+        self._ledgers = ledgers
+        self._index = index
+        self._rng = rng
+        # Lease ids of an earlier picker must not match ours: streams outlive a restart.
+        self._prefix = f"{rng.getrandbits(32):08x}-"
+        self._count = 0
+        self._serving: dict[str, _Serving] = {}
+        self.flights: dict[str, Flight] = {}
+
+    def refresh(self) -> None:
+        """Take over what the datastore and the table of ledgers hold now."""
+        before = self._serving
+        self._serving = {}
+        for name, view in self._datastore.views.items():
+            known = before.get(name)
+            scheduler = known.scheduler if known is not None else Scheduler(POLICIES[view.policy], self._index)
+            scheduler.policy = POLICIES[view.policy]
+            ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
+            self._serving[name] = _Serving(view, ledgers, scheduler)
+
+    def place(self, request: Arrived, now: float) -> Placed:
+        """Decide where `request` goes and reserve its share there. Raises RoutingError."""
+        header = _Headers(request)
+        serving = self._serving[self._datastore.pool_for(header.route).name]
+        view = serving.view
+        reading = openai.read(header.path, header.content_type, request.body, request.complete)
+        asked = _model_name(reading, header, view, request.complete)
+        resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
+        allowed = candidates(serving.ledgers, request.subset)
+        if resolved.priority < 0 and allowed and saturation(allowed) >= 1.0:
+            raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
+        ask = _ask(reading, resolved, serving.scheduler, len(request.body))
+        decision = serving.scheduler.pick(allowed, ask, now, self._rng)
+        if decision is None:
+            raise NoEndpoints(_why_none(view, request.subset))
+        # Only declared names become labels: what clients make up has no end.
+        flight = self._fly(view, asked if asked in view.models else "", decision, now)
+        return Placed(_placement(flight, reading, asked, resolved), flight)
+
+    def end(self, flight: Flight, now: float) -> None:
+        """The request is over. More than once is as good as once."""
+        if self.flights.pop(flight.lease_id, None) is not None:
+            flight.ended(now)
+
+    def _fly(self, view: PoolView, model: str | None, decision: Decision, now: float) -> Flight:
+        self._count += 1
+        flight = Flight(f"{self._prefix}{self._count:x}", view.name, model or "", decision, self._ledgers, now)
+        self.flights[flight.lease_id] = flight
+        if log.isEnabledFor(logging.DEBUG):
+            order = ",".join(ledger.endpoint.address for ledger in decision.order)
+            log.debug("placed lease=%s pool=%s model=%s order=%s", flight.lease_id, view.name, model, order)
+        return flight
+
+
+class _Headers:
+    """The few headers that matter, from the headers message or, in the one-message mode, from attributes."""
+
+    __slots__ = ("content_type", "model", "objective", "path", "rewrite", "route")
+
+    def __init__(self, request: Arrived) -> None:
+        headers, attributes = request.headers, request.attributes
+        self.route = attributes.get("xds.route_name")
+        if headers:
+            self.path = headers.get(":path")
+            self.content_type = headers.get("content-type")
+            self.model = headers.get(wire.MODEL_HEADER)
+            self.objective = headers.get(wire.OBJECTIVE_HEADER)
+            self.rewrite = headers.get(wire.MODEL_REWRITE_HEADER)
+        else:
+            self.path = attributes.get("request.path")
+            self.content_type = attributes.get(_CONTENT_TYPE)
+            self.model = attributes.get(_MODEL)
+            self.objective = attributes.get(_OBJECTIVE)
+            self.rewrite = attributes.get(_REWRITE)
+
+
+_CONTENT_TYPE = "request.headers['content-type']"
+_MODEL = f"request.headers['{wire.MODEL_HEADER}']"
+_OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
+_REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
+
+
+def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, complete: bool) -> str | None:
+    """The model asked for: in the body, else in the header, else the pool's only one if the body cannot tell."""
+    name = reading.model or header.model
+    if name is None and reading.api is not openai.Api.OPAQUE:
+        if complete:
+            raise BadRequest("The body has no `model`. Name the model that shall answer.")
+        return view.only_model
+    return name
+
+
+def _why_none(view: PoolView, subset: tuple[str, ...] | None) -> str:
+    if not view.endpoints:
+        return f"The pool {view.name} has no endpoints."
+    if subset is not None:
+        return f"None of the {len(subset)} endpoints allowed for this request is available in the pool {view.name}."
+    return f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers."
+
+
+def _ask(reading: openai.Reading, resolved: Resolved, scheduler: Scheduler, body_bytes: int) -> Ask:
+    text, target, adapter = reading.text, resolved.target or "", resolved.adapter
+    # An opaque or unreadable body still costs something: its size is the best guess.
+    prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
+    produces = 0 if reading.api in _PRODUCES_NOTHING else DEFAULT_OUTPUT_TOKENS
+    output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
+    prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.policy.reuses_prefixes else ()
+    return Ask(target, prompt, output, prefix, adapter, resolved.priority)
+
+
+def _placement(flight: Flight, reading: openai.Reading, asked: str | None, resolved: Resolved) -> Placement:
+    destinations = tuple(ledger.endpoint.address for ledger in flight.decision.order)
+    target = resolved.target
+    if target is None or target == asked:
+        return Placement(destinations, flight.lease_id)
+    body = openai.rewrite_model(reading.document, target) if reading.document is not None else None
+    return Placement(destinations, flight.lease_id, body, (target, asked) if asked else None)

@@ -1,0 +1,288 @@
+"""What a request body says to placement: model, prompt, output bound. Pure; knows the paths of OpenAI-like APIs.
+
+A path that is not in the table is opaque: its body is never parsed and never refused. A body that the proxy cut short
+is closed with the few endings that a cut can need; if none fits, the model name is searched for in what came.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import orjson
+
+from igw_extproc.errors import BadRequest, WrongContentType
+
+
+class Api(Enum):
+    """A family of request bodies."""
+
+    CHAT = auto()
+    COMPLETIONS = auto()
+    RESPONSES = auto()
+    EMBEDDINGS = auto()
+    MESSAGES = auto()
+    RERANK = auto()
+    OPAQUE = auto()
+
+
+# By the end of the path, so that a prefix in front (a gateway's, a tenant's) does not matter.
+_PATHS = (
+    ("/chat/completions", Api.CHAT),
+    ("/completions", Api.COMPLETIONS),
+    ("/responses", Api.RESPONSES),
+    ("/embeddings", Api.EMBEDDINGS),
+    ("/v1/messages", Api.MESSAGES),
+    ("/rerank", Api.RERANK),
+    ("/score", Api.RERANK),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found. `text` is the prompt in the order the engine sees it, without its JSON dress; b"" if opaque."""
+
+    api: Api
+    model: str | None = None
+    text: bytes = b""
+    max_tokens: int | None = None
+    stream: bool = False
+    salt: str = ""
+    document: dict[str, Any] | None = None  # the parsed body, whole bodies only: for a rewrite
+
+
+def api_of(path: str | None) -> Api:
+    """The API that `path` (with or without a query) belongs to. No path at all: completions, as pickers do."""
+    if not path:
+        return Api.COMPLETIONS
+    path = path.partition("?")[0]
+    for ending, api in _PATHS:
+        if path.endswith(ending):
+            return api
+    return Api.OPAQUE
+
+
+def read(path: str | None, content_type: str | None, body: bytes, complete: bool) -> Reading:
+    """Read a request body. Raises BadRequest and WrongContentType, for known paths and whole bodies only."""
+    api = api_of(path)
+    if api is Api.OPAQUE or not body or _is_framed(content_type):
+        return Reading(Api.OPAQUE)
+    if content_type and not _is_json(content_type):
+        kind = content_type.partition(";")[0].strip()[:100]
+        raise WrongContentType(f"Content-Type is `{kind}`; this path takes `application/json`.")
+    document = _parse(body) if complete else _parse_cut(body)
+    if document is None:
+        return Reading(api, model=_search_model(body))
+    return _reading(api, document, complete)
+
+
+def rewrite_model(document: dict[str, Any], name: str) -> bytes:
+    """The body with another model name; everything else as it was."""
+    return orjson.dumps({**document, "model": name})
+
+
+def _reading(api: Api, document: dict[str, Any], complete: bool) -> Reading:
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        if complete and model is not None:
+            raise BadRequest("`model` must be a non-empty string.")
+        model = None
+    if complete and model is not None and not any(document.get(name) for name in _PROMPT_FIELDS[api]):
+        needed = " or ".join(f"`{name}`" for name in _PROMPT_FIELDS[api])
+        raise BadRequest(f"The body has no {needed}: this path needs one.")
+    return Reading(
+        api=api,
+        model=model,
+        text=b"\x00".join(_pieces(document)),
+        max_tokens=_bound(document),
+        stream=document.get("stream") is True,
+        salt=_salt(document),
+        document=document if complete else None,
+    )
+
+
+# Any of these makes a body of that API whole. Where clients mix them up, be generous: the engine has the last word.
+_PROMPT_FIELDS: dict[Api, tuple[str, ...]] = {
+    Api.CHAT: ("messages",),
+    Api.COMPLETIONS: ("prompt", "messages", "input", "prompt_embeds"),
+    Api.RESPONSES: ("input", "prompt", "previous_response_id"),
+    Api.EMBEDDINGS: ("input", "messages"),
+    Api.MESSAGES: ("messages",),
+    Api.RERANK: ("query", "documents", "text_1", "queries", "data_1"),
+}
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The body is not valid JSON (line {error.lineno}, column {error.colno}).") from None
+    if not isinstance(document, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return document
+
+
+# What may be open where a body was cut: a string in a message, in a content part, in a list of prompts, at the top.
+_ENDINGS = (b'"}]}', b'"}]}]}', b'"}', b'"]}', b"}]}", b"]}", b"}")
+
+
+def _parse_cut(body: bytes) -> dict[str, Any] | None:
+    head = _without_broken_end(body)
+    for ending in _ENDINGS:
+        try:
+            document = orjson.loads(head + ending)
+        except orjson.JSONDecodeError:
+            continue
+        return document if isinstance(document, dict) else None
+    return None
+
+
+def _without_broken_end(body: bytes) -> bytes:
+    """Drop an escape (or half of a surrogate pair) or a UTF-8 sequence that the cut may have left incomplete."""
+    end = len(body)
+    while (escape := body.rfind(b"\\", max(0, end - 6), end)) >= 0 and _starts_escape(body, escape):
+        end = escape
+    for back in range(1, min(4, end) + 1):
+        byte = body[end - back]
+        if byte < 0x80:
+            break
+        if byte >= 0xC0:  # the first byte of a sequence: drop it with its tail
+            end -= back
+            break
+    return body[:end]
+
+
+def _starts_escape(body: bytes, at: int) -> bool:
+    """Whether the backslash at `at` is not itself escaped: it ends a run of odd length."""
+    start = at
+    while start > 0 and body[start - 1] == 0x5C:
+        start -= 1
+    return (at - start) % 2 == 0
+
+
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,512})"')
+
+
+def _search_model(body: bytes) -> str | None:
+    """A model name in the first or last 64 KiB of a body that could not be closed."""
+    for part in (body[:65536], body[-65536:]):
+        found = _MODEL.search(part)
+        if found:
+            name = orjson.loads(b'"' + found[1] + b'"')
+            return name if isinstance(name, str) else None
+    return None
+
+
+def _pieces(document: dict[str, Any]) -> Iterable[bytes]:
+    """The prompt's parts in the order in which chat templates lay them out: tools, system, messages or prompt."""
+    tools = document.get("tools")
+    if tools:
+        yield orjson.dumps(tools)
+    for name in ("instructions", "system", "prompt", "input", "query", "text_1"):
+        if name in document:
+            yield _flat(document[name])
+    messages = document.get("messages")
+    if isinstance(messages, list):
+        for message in messages:
+            yield from _message(message)
+    for name in ("documents", "text_2"):
+        if name in document:
+            yield _flat(document[name])
+
+
+def _message(message: Any) -> Iterable[bytes]:
+    if not isinstance(message, dict):
+        yield _flat(message)
+        return
+    yield _flat(message.get("role"))
+    yield _flat(message.get("content"))
+    if message.get("tool_calls"):
+        yield _flat(message["tool_calls"])
+
+
+def _flat(value: Any) -> bytes:
+    """Text as it is; a list of text parts as their texts; anything else as JSON (token ids, images, objects)."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, list) and value and all(isinstance(part, dict) and _is_text(part) for part in value):
+        return b"\x00".join(part["text"].encode("utf-8", "surrogatepass") for part in value)
+    return b"" if value is None else orjson.dumps(value)
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    return isinstance(part.get("text"), str)
+
+
+def _bound(document: dict[str, Any]) -> int | None:
+    """The most tokens the engine may produce, under any of its names."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        value = document.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def _salt(document: dict[str, Any]) -> str:
+    salt = document.get("cache_salt")
+    return salt if isinstance(salt, str) else ""
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _is_framed(content_type: str | None) -> bool:
+    """gRPC to the engine, or a form with files: bytes that we pass on unread, whatever the path."""
+    return content_type is not None and content_type.startswith(("application/grpc", "multipart/form-data"))
+
+
+# ------------------------------------------------------------------------------------------------ responses
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the engine counted for one request, in tokens. `cached` None: it does not say."""
+
+    prompt: int
+    completion: int
+    cached: int | None
+
+
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{)')
+
+
+def read_usage(chunk: bytes) -> Usage | None:
+    """The last `usage` object in a piece of response (JSON or SSE), if it holds a whole one."""
+    usage = None
+    for found in _USAGE.finditer(chunk):
+        usage = _usage_at(chunk, found.start(1)) or usage
+    return usage
+
+
+def _usage_at(chunk: bytes, start: int) -> Usage | None:
+    depth = 0
+    for brace in re.finditer(rb"[{}]", chunk[start : start + 4096]):
+        depth += 1 if brace[0] == b"{" else -1
+        if depth == 0:
+            return _usage(chunk[start : start + brace.end()])
+    return None
+
+
+def _usage(text: bytes) -> Usage | None:
+    try:
+        usage = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(
+        prompt=_whole(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        completion=_whole(usage.get("completion_tokens", usage.get("output_tokens"))),
+        cached=cached if isinstance(cached, int) else None,
+    )
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,169 @@
+"""The picker's process: builds the parts, runs them in one TaskGroup, and drains. Called by `cli`."""
+
+import asyncio
+import logging
+import random
+import signal
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import grpc
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from igw_extproc import telemetry
+from igw_extproc.conversation import Picker
+from igw_extproc.datastore import Datastore
+from igw_extproc.director import Director
+from igw_extproc.grpc_transport import GrpcServer
+from igw_extproc.http2 import Http2Server
+from igw_extproc.inflight import Ledgers
+from igw_extproc.scheduling.prefix import PrefixIndex
+from igw_extproc.scraper import Scraper
+from igw_extproc.settings import Settings, TransportName
+from igw_extproc.sources import files
+from igw_extproc.transport import Methods
+
+log = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """What both transports offer."""
+
+    async def start(self, host: str, port: int) -> int: ...
+    async def drain(self, grace: float) -> None: ...
+
+
+class Parts:
+    """All long-lived objects of one picker, wired but not started."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], rng: random.Random) -> None:
+        self.datastore = Datastore(settings.policy)
+        self.index = PrefixIndex()
+        self.ledgers = Ledgers(gone=self.index.forget)
+        self.scraper = Scraper(self.ledgers, rng)
+        self.telemetry = telemetry.Telemetry()
+        self.draining = False
+        self.director = Director(self.datastore, self.ledgers, self.index, rng)
+        self.picker = Picker(
+            self.director,
+            self.telemetry,
+            clock,
+            settings.max_body_bytes,
+            suspect=self.scraper.refresh,
+            ready=lambda: self.datastore.synced and not self.draining,
+        )
+        self.datastore.subscribe(self._objects_changed)
+
+    def _objects_changed(self) -> None:
+        endpoints = self.datastore.endpoints()
+        self.ledgers.sync(endpoints)
+        self.director.refresh()
+        self.scraper.sync(endpoints)
+
+
+async def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises OSError for a taken port, files.BadObjects for objects we cannot serve."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Ties between equal endpoints are broken by this; nothing secret depends on it.
+    parts = Parts(settings, loop.time, random.Random())
+    parts.datastore.replace(await asyncio.to_thread(files.load, settings.objects))
+    async with asyncio.TaskGroup() as group:
+        scraping = group.create_task(parts.scraper.run(), name="scraper")
+        watching = group.create_task(files.watch(settings.objects, parts.datastore, stop), name="files")
+        server = _server(settings, parts.picker.methods(), group)
+        port = await server.start(settings.host, settings.port)
+        metrics, metrics_port = await _serve_metrics(parts, settings)
+        announce(
+            f"igw picker listening transport={settings.transport} address={settings.host}:{port} "
+            f"metrics={settings.host}:{metrics_port}"
+        )
+        await stop.wait()
+        log.info("draining seconds=%.1f", settings.drain_seconds)
+        parts.draining = True
+        await server.drain(settings.drain_seconds)
+        await metrics.cleanup()
+        scraping.cancel()
+        watching.cancel()
+
+
+def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> Server:
+    if settings.transport is TransportName.GRPC:
+        return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, _grpc_credentials(settings))
+    return Http2Server(methods, tls=_tls(settings))
+
+
+# What a message holds beside its body: headers, attributes.
+_SLACK = 1024 * 1024
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
+
+
+def _grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+    return grpc.ssl_server_credentials([pair])
+
+
+class _Snapshots:
+    """What telemetry reads of the other parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def endpoints(self) -> Sequence[Any]:
+        return self._parts.ledgers.statistics()
+
+    def scraper(self) -> Any:
+        return self._parts.scraper.statistics()
+
+    def prefix_entries(self) -> int:
+        return len(self._parts.index)
+
+
+async def _serve_metrics(parts: Parts, settings: Settings) -> tuple[web.AppRunner, int]:
+    registry = telemetry.registry(parts.telemetry, _Snapshots(parts))
+
+    async def metrics(_: web.Request) -> web.Response:
+        # Numbers are read here, in one go; the text of thousands of lines is made off the loop.
+        families = list(registry.collect())
+        text = await asyncio.to_thread(generate_latest, _Collected(families))
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(
+            status=200 if parts.picker.ready() else 503, text="ready\n" if parts.picker.ready() else "not ready\n"
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/readyz", healthy)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.metrics_port, reuse_port=False)
+    await site.start()
+    return runner, int(runner.addresses[0][1])
+
+
+class _Collected(CollectorRegistry):
+    """Families that were collected already, in the shape that the text writer reads."""
+
+    def __init__(self, families: list[Any]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterable[Any]:
+        return self._families

@@ -1,0 +1,1 @@
+"""Where the datastore's objects come from: files, in standalone mode; one module for each origin."""

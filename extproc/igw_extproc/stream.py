@@ -1,0 +1,352 @@
+"""One HTTP request's ext_proc conversation as a pure state machine: messages in, replies out, nothing else.
+
+Sans-I/O: no protobuf, no clock, no event loop. `codec` turns bytes into `Message` and replies into bytes;
+`conversation` shuttles them, asks the director when `receive` says that the request is complete (`Arrived`), and hands
+the answer back through `place` or `refuse`.
+
+Which reply fits depends on the body mode that the proxy announces with its first message:
+
+    mode                      the decision needs       it is carried by
+    one message (headers      the body, or the part    the answer to the body
+      SKIP, BUFFERED_PARTIAL)   that was buffered
+    BUFFERED(_PARTIAL)        the body                 the answer to the body; headers are answered at once, empty
+    STREAMED, NONE            the headers alone        the answer to the headers: later mutations would not count
+    FULL_DUPLEX_STREAMED      the whole body           the headers' answer, held back; then the body in chunks
+
+A conversation that begins with response headers is the first-byte filter's: it reports the status and the first byte
+of one response, then we end it; the proxy carries on alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from igw_api import wire
+from igw_extproc.errors import RoutingError, TooLarge
+
+# Envoy documents 64 KiB for one streamed chunk; other pickers stay a little below, and so do we.
+CHUNK_BYTES = 62_000
+
+
+class BodyMode(IntEnum):
+    """Envoy's BodySendMode."""
+
+    NONE = 0
+    STREAMED = 1
+    BUFFERED = 2
+    BUFFERED_PARTIAL = 3
+    FULL_DUPLEX = 4
+
+
+class Part(IntEnum):
+    """What a message or a reply is about."""
+
+    REQUEST_HEADERS = 1
+    REQUEST_BODY = 2
+    REQUEST_TRAILERS = 3
+    RESPONSE_HEADERS = 4
+    RESPONSE_BODY = 5
+    RESPONSE_TRAILERS = 6
+
+
+class Message(NamedTuple):
+    """One message from the proxy. Fields that its part does not have keep their defaults."""
+
+    part: Part
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    end_of_stream: bool = False
+    # The proxy's attributes by their own names, for example "request.path".
+    attributes: Mapping[str, str] = {}
+    # None: the message announces no modes, as all but the first of a stream.
+    request_mode: BodyMode | None = None
+    response_mode: BodyMode | None = None
+    # The only addresses allowed; None: no restriction.
+    subset: tuple[str, ...] | None = None
+    served: str | None = None
+
+
+class Arrived(NamedTuple):
+    """The request is as complete as it will get: decide."""
+
+    headers: Mapping[str, str]
+    attributes: Mapping[str, str]
+    body: bytes
+    complete: bool
+    subset: tuple[str, ...] | None
+
+
+class Responded(NamedTuple):
+    """The engine's response began. `served` is the endpoint that answered, as the proxy names it."""
+
+    status: int
+    served: str | None
+    lease: str | None  # only from the first-byte filter, whose stream is another than the request's
+    content_type: str = ""
+
+
+class Chunk(NamedTuple):
+    """A piece of the response passed. The first one is the first byte."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+Notice = Arrived | Responded | Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One message to the proxy. `body` replaces the body; `streamed` marks it as one chunk of a full-duplex stream."""
+
+    part: Part
+    set_headers: tuple[tuple[str, str], ...] = ()
+    remove_headers: tuple[str, ...] = ()
+    body: bytes | None = None
+    streamed: bool = False
+    end_of_stream: bool = False
+    metadata: Mapping[str, str | int] = field(default_factory=dict)  # in the namespace wire.LB_NAMESPACE
+    clear_route_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """Answer the client in the engine's place; nothing more is said on this stream."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the stream; the proxy goes on without us."""
+
+
+Output = Reply | Immediate | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the director decided. `destinations` are `ip:port`, best first; `body` only if it must change."""
+
+    destinations: tuple[str, ...]
+    lease: str
+    body: bytes | None = None
+    restore_model: tuple[str, str] | None = None  # (name in the response, name the client used)
+
+
+class Step(NamedTuple):
+    """What one message led to: replies to send, in order, and at most one thing to act on."""
+
+    outputs: tuple[Output, ...] = ()
+    notice: Notice | None = None
+
+
+_NOTHING = Step()
+_RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
+
+
+class Exchange:
+    """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode."""
+
+    __slots__ = ("_arrived", "_chunks", "_decided", "_first", "_held", "_limit", "_refused", "_response", "observer")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._first: Message | None = None
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._arrived: Part | None = None
+        self._decided = False
+        self._refused = False
+        self._response: _Response | None = None
+        self.observer = False
+
+    def receive(self, message: Message) -> Step:
+        """Take one message. Raises TooLarge when the body exceeds the limit."""
+        if self._refused:
+            return _NOTHING
+        if self._first is None:
+            self._first = message
+            self.observer = message.part is Part.RESPONSE_HEADERS
+        return _HANDLERS[message.part](self, message)
+
+    def place(self, placement: Placement) -> tuple[Output, ...]:
+        """The replies that carry the decision."""
+        assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
+        self._decided = True
+        self._response = _Response(self._response_mode, placement.restore_model)
+        headers = _routing_headers(placement)
+        if self._arrived is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
+            if placement.body is not None:
+                headers += (("content-length", str(len(placement.body))),)
+            return (Reply(Part.REQUEST_BODY, headers, body=placement.body, metadata=_metadata(placement)),)
+        if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
+            return self._full_duplex(placement, headers)
+        removed = tuple(name for name in wire.PRIVATE_HEADERS if name not in dict(headers))
+        reply = Reply(Part.REQUEST_HEADERS, headers, removed, metadata=_metadata(placement), clear_route_cache=True)
+        return (reply,)
+
+    def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
+        """The immediate response that tells the client why."""
+        self._refused = True
+        named = (("content-type", "application/json"), (wire.DROP_REASON_HEADER, error.outcome.value), *headers)
+        return (Immediate(error.status, error.body(), named, details=error.code), Finish())
+
+    # ------------------------------------------------------------------------------------ the request
+
+    @property
+    def _mode(self) -> BodyMode:
+        first = self._first
+        return BodyMode.NONE if first is None or first.request_mode is None else first.request_mode
+
+    @property
+    def _response_mode(self) -> BodyMode:
+        first = self._first
+        return BodyMode.NONE if first is None or first.response_mode is None else first.response_mode
+
+    def _request_headers(self, message: Message) -> Step:
+        if message.end_of_stream or self._mode in (BodyMode.NONE, BodyMode.STREAMED):
+            return self._arrive(Part.REQUEST_HEADERS, b"", complete=message.end_of_stream)
+        if self._mode is BodyMode.FULL_DUPLEX:
+            return _NOTHING
+        return Step((Reply(Part.REQUEST_HEADERS),))
+
+    def _request_body(self, message: Message) -> Step:
+        if self._arrived is not None:
+            return self._late_body(message)
+        if self._mode is not BodyMode.FULL_DUPLEX:
+            return self._arrive(Part.REQUEST_BODY, message.body, complete=message.end_of_stream)
+        self._held += len(message.body)
+        if self._held > self._limit:
+            raise TooLarge(f"The body exceeds {self._limit} bytes.")
+        self._chunks.append(message.body)
+        if not message.end_of_stream:
+            return _NOTHING
+        return self._arrive(Part.REQUEST_BODY, b"".join(self._chunks), complete=True)
+
+    def _late_body(self, message: Message) -> Step:
+        """Body after the decision: chunks of a streamed body are waved through; a second end of stream is ignored."""
+        return Step((Reply(Part.REQUEST_BODY),)) if self._mode is BodyMode.STREAMED else _NOTHING
+
+    def _request_trailers(self, message: Message) -> Step:
+        if self._arrived is None and self._mode is BodyMode.FULL_DUPLEX:
+            return self._arrive(Part.REQUEST_TRAILERS, b"".join(self._chunks), complete=True)
+        return Step((Reply(Part.REQUEST_TRAILERS),))
+
+    def _arrive(self, part: Part, body: bytes, complete: bool) -> Step:
+        first = self._first
+        assert first is not None
+        self._arrived = part
+        self._chunks = [body] if self._mode is BodyMode.FULL_DUPLEX else []
+        return Step(notice=Arrived(first.headers, first.attributes, body, complete, first.subset))
+
+    def _full_duplex(self, placement: Placement, headers: tuple[tuple[str, str], ...]) -> tuple[Output, ...]:
+        body = placement.body if placement.body is not None else self._chunks[0]
+        self._chunks = []
+        headers += (("content-length", str(len(body))),)
+        trailers = self._arrived is Part.REQUEST_TRAILERS
+        removed = tuple(name for name in wire.PRIVATE_HEADERS if name not in dict(headers))
+        start = Reply(Part.REQUEST_HEADERS, headers, removed, metadata=_metadata(placement), clear_route_cache=True)
+        end: tuple[Output, ...] = (Reply(Part.REQUEST_TRAILERS),) if trailers else ()
+        return (start, *chunked(Part.REQUEST_BODY, body, end_of_stream=not trailers), *end)
+
+    # ------------------------------------------------------------------------------------ the response
+
+    def _response_headers(self, message: Message) -> Step:
+        status = int(message.headers.get(":status") or message.attributes.get("response.code") or 0)
+        content_type = message.headers.get("content-type", "")
+        served = message.served or message.attributes.get("upstream.address")
+        lease = message.attributes.get(f"request.headers['{wire.LEASE_HEADER}']")
+        notice = Responded(status, served, lease, content_type)
+        if self.observer:
+            # A refusal or an empty answer has no first byte worth waiting for.
+            over = message.end_of_stream or status >= 400 or not lease
+            return Step((Reply(Part.RESPONSE_HEADERS), *((Finish(),) if over else ())), notice)
+        if self._response is None:
+            self._response = _Response(self._response_mode, None)
+        self._response.began(content_type)
+        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), notice)
+
+    def _response_body(self, message: Message) -> Step:
+        notice = Chunk(message.body, message.end_of_stream)
+        if self.observer:
+            return Step((Reply(Part.RESPONSE_BODY), Finish()), notice)
+        response = self._response or _Response(self._response_mode, None)
+        return Step(response.body(message), notice)
+
+    def _response_trailers(self, message: Message) -> Step:
+        rest = self._response.rest(end_of_stream=False) if self._response is not None else ()
+        return Step((*rest, Reply(Part.RESPONSE_TRAILERS)))
+
+
+_HANDLERS = {
+    Part.REQUEST_HEADERS: Exchange._request_headers,
+    Part.REQUEST_BODY: Exchange._request_body,
+    Part.REQUEST_TRAILERS: Exchange._request_trailers,
+    Part.RESPONSE_HEADERS: Exchange._response_headers,
+    Part.RESPONSE_BODY: Exchange._response_body,
+    Part.RESPONSE_TRAILERS: Exchange._response_trailers,
+}
+
+
+class _Response:
+    """The response's body on its way back: passed on at once, but for JSON whose model name must be restored.
+
+    Full duplex only: there each chunk must be given back. In the other modes an empty answer lets it pass.
+    """
+
+    __slots__ = ("_duplex", "_held", "_holds", "_restore")
+
+    def __init__(self, mode: BodyMode, restore_model: tuple[str, str] | None) -> None:
+        self._duplex = mode is BodyMode.FULL_DUPLEX
+        self._restore = restore_model
+        self._holds = False
+        self._held: list[bytes] = []
+
+    def began(self, content_type: str) -> None:
+        self._holds = self._duplex and content_type.startswith("application/json")
+
+    def body(self, message: Message) -> tuple[Output, ...]:
+        if not self._duplex:
+            return (Reply(Part.RESPONSE_BODY),)
+        if self._holds:
+            self._held.append(message.body)
+            return self.rest(end_of_stream=True) if message.end_of_stream else ()
+        return chunked(Part.RESPONSE_BODY, self._restored(message.body), message.end_of_stream)
+
+    def rest(self, end_of_stream: bool) -> tuple[Output, ...]:
+        """What was held back. Nothing held and no end to tell: nothing."""
+        held, self._held = b"".join(self._held), []
+        if not held and not end_of_stream:
+            return ()
+        return chunked(Part.RESPONSE_BODY, self._restored(held), end_of_stream)
+
+    def _restored(self, body: bytes) -> bytes:
+        if self._restore is None:
+            return body
+        sent, asked = self._restore
+        for gap in (b"", b" "):
+            body = body.replace(b'"model":%s"%s"' % (gap, sent.encode()), b'"model":%s"%s"' % (gap, asked.encode()))
+        return body
+
+
+def chunked(part: Part, body: bytes, end_of_stream: bool) -> tuple[Output, ...]:
+    """`body` as streamed replies of at most CHUNK_BYTES; an empty body is one empty chunk."""
+    starts = range(0, max(len(body), 1), CHUNK_BYTES)
+    last = starts[-1]
+    return tuple(
+        Reply(part, body=body[at : at + CHUNK_BYTES], streamed=True, end_of_stream=end_of_stream and at == last)
+        for at in starts
+    )
+
+
+def _routing_headers(placement: Placement) -> tuple[tuple[str, str], ...]:
+    return ((wire.DESTINATION_HEADER, ",".join(placement.destinations)), (wire.LEASE_HEADER, placement.lease))
+
+
+def _metadata(placement: Placement) -> dict[str, str | int]:
+    return {wire.DESTINATION_HEADER: ",".join(placement.destinations)}

@@ -1,0 +1,215 @@
+"""What we export: counters and histograms kept as plain numbers, told to Prometheus when it asks.
+
+The hot path only adds to numbers; labels, text and locks wait for the scrape. Pure parts of the picker know nothing of
+Prometheus: this module reads their `statistics()`. Every series is listed in `docs/metrics.md`; a test compares.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from igw_extproc.domain import Outcome
+from igw_extproc.openai import Usage
+
+# Placement is tens of microseconds of work; above 10 ms something is wrong.
+PLACEMENT_BOUNDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
+# First bytes come between a few milliseconds and, behind a full queue, minutes.
+FIRST_BYTE_BOUNDS = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 120.0)
+TOKEN_BOUNDS = tuple(float(2**power) for power in range(3, 18))
+
+
+class Histogram:
+    """Counts by upper bound, and the sum."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        total, told = 0, []
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            total += count
+            told.append(("+Inf" if bound == float("inf") else repr(bound), float(total)))
+        return told
+
+    @property
+    def sum(self) -> float:
+        """The sum of all values."""
+        return self._sum
+
+
+class EndpointStatistics(Protocol):
+    """What `inflight` tells of one endpoint."""
+
+    address: str
+    available: bool
+    requests: int
+    kv_tokens: float
+    queued: float
+
+
+class Telemetry:
+    """The picker's numbers. Read by `collector`, written by `conversation`."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, Outcome]] = Counter()
+        self.responses: Counter[tuple[str, str]] = Counter()
+        self.placed: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
+        self.tokens: Counter[tuple[str, str]] = Counter()
+        self.prefix_tokens: Counter[str] = Counter()
+        self.placement = Histogram(PLACEMENT_BOUNDS)
+        self.first_byte: dict[str, Histogram] = {}
+        self.input_tokens: dict[str, Histogram] = {}
+        self.faults: Counter[str] = Counter()
+        self.open_streams = 0
+
+    def saw_first_byte(self, pool: str, seconds: float) -> None:
+        """A first byte passed, `seconds` after the pick."""
+        histogram = self.first_byte.get(pool)
+        if histogram is None:
+            histogram = self.first_byte[pool] = Histogram(FIRST_BYTE_BOUNDS)
+        histogram.observe(seconds)
+
+    def saw_usage(self, pool: str, usage: Usage) -> None:
+        """An engine's count for one request."""
+        histogram = self.input_tokens.get(pool)
+        if histogram is None:
+            histogram = self.input_tokens[pool] = Histogram(TOKEN_BOUNDS)
+        histogram.observe(usage.prompt)
+        self.tokens[(pool, "prompt")] += usage.prompt
+        self.tokens[(pool, "completion")] += usage.completion
+        self.tokens[(pool, "cached")] += usage.cached or 0
+
+
+class Sources(Protocol):
+    """Where the rest of the exported numbers comes from; each a frozen snapshot."""
+
+    def endpoints(self) -> Sequence[Any]: ...
+    def scraper(self) -> Any: ...
+    def prefix_entries(self) -> int: ...
+
+
+class PickerCollector(Collector):
+    """Everything we export, at the moment of the scrape."""
+
+    def __init__(self, telemetry: Telemetry, sources: Sources) -> None:
+        self._telemetry = telemetry
+        self._sources = sources
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, in the order of `docs/metrics.md`."""
+        yield from self._request_families()
+        yield from self._latency_families()
+        yield from self._endpoint_families()
+        yield from self._inner_families()
+
+    def _request_families(self) -> Iterable[Metric]:
+        told = self._telemetry
+        requests = CounterMetricFamily(
+            "igw_picker_requests", "Requests by how they left the picker.", labels=("pool", "model", "outcome")
+        )
+        for (pool, model, outcome), count in told.requests.items():
+            requests.add_metric((pool, model, outcome.value), count)
+        yield requests
+        yield _counters(
+            "igw_picker_responses", "Responses seen, by endpoint and status class.", told.responses, "endpoint", "code"
+        )
+        yield _counters("igw_picker_placed", "Requests placed on each endpoint.", told.placed, "endpoint")
+        yield _counters(
+            "igw_picker_moved",
+            "Requests that another endpoint answered than the one placed on.",
+            told.moved,
+            "endpoint",
+        )
+        yield _counters("igw_picker_usage_tokens", "Tokens as engines counted them.", told.tokens, "pool", "kind")
+        yield _counters(
+            "igw_picker_prefix_hit_tokens",
+            "Prompt tokens expected in the chosen endpoint's cache.",
+            told.prefix_tokens,
+            "pool",
+        )
+        yield _counters("igw_picker_faults", "Faults of the picker's own, by place.", told.faults, "place")
+
+    def _latency_families(self) -> Iterable[Metric]:
+        told = self._telemetry
+        placement = HistogramMetricFamily(
+            "igw_picker_placement_seconds", "From a request's last byte to its placement."
+        )
+        placement.add_metric((), told.placement.buckets(), told.placement.sum)
+        yield placement
+        yield _histograms(
+            "igw_picker_first_byte_seconds", "From placement to the response's first byte.", told.first_byte
+        )
+        yield _histograms(
+            "igw_picker_input_tokens", "Prompt tokens a request, as engines counted them.", told.input_tokens
+        )
+
+    def _endpoint_families(self) -> Iterable[Metric]:
+        rows = list(self._sources.endpoints())
+        for name, text, value in _ENDPOINT_GAUGES:
+            family = GaugeMetricFamily(f"igw_picker_endpoint_{name}", text, labels=("endpoint",))
+            for row in rows:
+                family.add_metric((row.address,), float(value(row)))
+            yield family
+
+    def _inner_families(self) -> Iterable[Metric]:
+        streams = self._telemetry.open_streams
+        yield GaugeMetricFamily("igw_picker_open_streams", "Streams open to proxies.", value=streams)
+        scraper = self._sources.scraper()
+        scrapes = CounterMetricFamily("igw_picker_scrapes", "Scrapes of engines, by result.", labels=("result",))
+        scrapes.add_metric(("ok",), scraper.ok)
+        scrapes.add_metric(("failed",), scraper.failed)
+        yield scrapes
+        yield GaugeMetricFamily(
+            "igw_picker_prefix_index_entries",
+            "Prefixes remembered, over all endpoints.",
+            value=self._sources.prefix_entries(),
+        )
+
+
+_ENDPOINT_GAUGES: tuple[tuple[str, str, Any], ...] = (
+    ("available", "1 if the endpoint may be chosen.", lambda row: row.available),
+    ("in_flight_requests", "Requests placed there that have not ended.", lambda row: row.requests),
+    (
+        "queued_requests",
+        "Requests there, running or waiting: the engine's word and what was sent since.",
+        lambda row: row.queued,
+    ),
+    ("kv_tokens", "Tokens in its KV cache: the engine's word and what was sent since.", lambda row: row.kv_tokens),
+)
+
+
+def _counters(name: str, text: str, counter: Counter[Any], *labels: str) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, count in counter.items():
+        family.add_metric(key if isinstance(key, tuple) else (key,), count)
+    return family
+
+
+def _histograms(name: str, text: str, by_pool: dict[str, Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=("pool",))
+    for pool, histogram in by_pool.items():
+        family.add_metric((pool,), histogram.buckets(), histogram.sum)
+    return family
+
+
+def registry(telemetry: Telemetry, sources: Sources) -> CollectorRegistry:
+    """A registry of our own, with nothing in it but this picker."""
+    made = CollectorRegistry()
+    made.register(PickerCollector(telemetry, sources))
+    return made
