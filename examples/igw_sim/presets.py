@@ -1,0 +1,47 @@
+"""Engine sizes and speeds by name, for `igw sim --preset` and for benchmarks.
+
+The numbers are estimates from public hardware figures, not measurements: the time of a decode step is the weights
+over the memory bandwidth plus launch overhead, a KV token costs its bytes over the bandwidth, and the KV cache is
+what the weights leave free.
+"""
+
+from dataclasses import dataclass
+
+from igw_sim.model import Limits, Speed
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How large and how fast."""
+
+    limits: Limits
+    speed: Speed
+
+
+PRESETS = {
+    # 24 GB and 600 GB/s: 13.5 GB of weights, 0.5 MB for each KV token, about 14,000 of them; 30 ms for one token.
+    "a10-llama2-7b": Preset(
+        Limits(kv_blocks=875, max_sequences=256, max_batched_tokens=2048, max_model_tokens=4096),
+        Speed(3500, decode_step_s=0.0285, decode_per_seq_s=1e-4, decode_per_kv_token_s=0.9e-6, adapter_load_s=0.1),
+    ),
+    # 24 GB and 300 GB/s; grouped attention takes a quarter of the KV bytes.
+    "l4-llama3-8b": Preset(
+        Limits(kv_blocks=2000, max_sequences=256, max_batched_tokens=2048, max_model_tokens=8192),
+        Speed(2500, decode_step_s=0.055, decode_per_seq_s=1e-4, decode_per_kv_token_s=0.45e-6, adapter_load_s=0.1),
+    ),
+    # 80 GB and 3.35 TB/s.
+    "h100-llama3-8b": Preset(
+        Limits(kv_blocks=25_000, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
+        Speed(25_000, decode_step_s=0.0065, decode_per_seq_s=2e-5, decode_per_kv_token_s=0.045e-6, adapter_load_s=0.03),
+    ),
+    # Four of them, tensor parallel.
+    "h100x4-llama3-70b": Preset(
+        Limits(kv_blocks=27_000, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
+        Speed(9000, decode_step_s=0.0165, decode_per_seq_s=4e-5, decode_per_kv_token_s=0.03e-6, adapter_load_s=0.05),
+    ),
+    # No real machine: small and quick, so that a test reaches every limit soon.
+    "tiny": Preset(
+        Limits(kv_blocks=256, max_sequences=8, max_batched_tokens=512, max_model_tokens=4096),
+        Speed(100_000, decode_step_s=0.002, decode_per_seq_s=1e-5, decode_per_kv_token_s=1e-8, adapter_load_s=0.001),
+    ),
+}
