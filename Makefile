@@ -1,0 +1,69 @@
+# Everything a person or CI runs. `make help` lists the targets. Needs Python 3.11+ and make; the rest goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := operator extproc crds protos examples tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# `pip` takes only the versions and hashes in the lock file. Touched last, so that a broken install is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about a minute the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(STAMP) ## Set up .venv
+
+demo: $(STAMP) ## Simulated engines, the picker and a real Envoy, with load and a comparison (ONCE=1: end by itself)
+	@$(BIN)/igw demo $(if $(ONCE),--once,)
+
+unit: $(STAMP) ## The quick tests, under a minute
+	$(BIN)/python -m pytest tests/unit tests/golden -q -n 2
+
+test: check ## All checks and all tests
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
+
+check: lint types imports ## Style, types and import contracts
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+fmt: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP) ## Compile protos/ anew
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos protos/igw_protos/*.proto
+
+crds: $(STAMP) ## Write crds/*.yaml anew from the models
+	$(BIN)/python -m igw_api.crdgen crds
+
+golden: $(STAMP) ## Rewrite the golden files
+	$(BIN)/python -m pytest tests/golden -q --update-golden
+
+bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scrapes (under 3 minutes)
+	@$(BIN)/python -m igw_bench.picker
+
+lock: $(STAMP) ## Resolve requirements.lock anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --extra dev pyproject.toml -o requirements.lock
+
+clean: ## Remove .venv and what tools left
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
