@@ -1,0 +1,142 @@
+"""The command line: `igw NAME` runs the entry point NAME of the group `igw.commands`; `igw up` lives here.
+
+The other commands belong to other packages, which this one does not import: the planes share a command line only.
+"""
+
+import asyncio
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from igw_api.objects import Key, Member
+from igw_operator.console import Console
+from igw_operator.render.files import Address
+from igw_operator.settings import UpSettings
+from igw_operator.standalone import EXIT_REFUSED
+from igw_operator.standalone import up as run_up
+
+GROUP = "igw.commands"
+
+
+def main() -> None:
+    """The `igw` command: the first word names the command, the rest is its own."""
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print(_usage(commands))
+        return
+    if name not in commands:
+        print(f"igw: no command {name!r}; there are {', '.join(sorted(commands))}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
+    sys.argv = [f"igw {name}", *sys.argv[2:]]
+    commands[name].load()()
+
+
+def _usage(commands: dict[str, EntryPoint]) -> str:
+    lines = ["usage: igw COMMAND [OPTIONS]", "", "commands (igw COMMAND --help says more):"]
+    return "\n".join([*lines, *(f"  {name:8} {_SUMMARIES.get(name, '')}".rstrip() for name in sorted(commands))])
+
+
+# Here, not at the commands: the help must not load every plane.
+_SUMMARIES = {
+    "up": "run the gateway on this machine from manifest files",
+    "picker": "run the endpoint picker alone",
+    "sim": "run simulated engines",
+    "demo": "gateway and simulated engines in one command",
+}
+
+
+def up() -> None:
+    """The `igw up` command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name="up")(_up)
+    app()
+
+
+def _up(
+    manifests: Annotated[
+        list[Path], typer.Option("-f", "--filename", help="Manifest file, or directory of manifests. Repeatable.")
+    ],
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="An engine, as LABEL=VALUE[,LABEL=VALUE]@ADDRESS[:PORT]. Repeatable."),
+    ] = None,
+    listen_host: Annotated[str, typer.Option(help="Address to open ports on; 0.0.0.0 for the network.")] = "127.0.0.1",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="Open a Gateway's port elsewhere: PORT=[HOST:]PORT; port 0 means any. Repeatable."),
+    ] = None,
+    state_dir: Annotated[Path, typer.Option(help="Where generated files and logs go.")] = Path(".igw"),
+    picker_transport: Annotated[str, typer.Option(help="Transport of the picker: http2 or grpc.")] = "http2",
+    admin_port: Annotated[int, typer.Option(help="Envoy's admin port, on this machine only; 0 means any.")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="The picker's metrics port, likewise.")] = 0,
+    first_byte: Annotated[bool, typer.Option(help="Measure the time to the first token of every request.")] = True,
+    access_log: Annotated[str | None, typer.Option(help="File for Envoy's access log. None by default.")] = None,
+    drain_timeout: Annotated[float, typer.Option(help="Seconds that requests may still run at the end.")] = 30.0,
+    concurrency: Annotated[int | None, typer.Option(help="Envoy's worker threads. One per core by default.")] = None,
+    log_level: Annotated[str, typer.Option(help="Level of the logs: debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the gateway on this machine: Envoy, the picker, and the manifests that say what leads where."""
+    console = Console()
+    try:
+        settings = UpSettings(
+            manifests=tuple(manifests),
+            state_dir=state_dir.absolute(),
+            members=tuple(parse_endpoint(text) for text in endpoint or ()),
+            listen_host=listen_host,
+            listens=dict(parse_listen(text, listen_host) for text in listen or ()),
+            picker_transport=picker_transport,
+            admin_port=admin_port,
+            metrics_port=metrics_port,
+            first_byte=first_byte,
+            access_log=access_log,
+            drain_timeout=drain_timeout,
+            concurrency=concurrency,
+            log_level=log_level,
+        )
+    except ValueError as error:
+        console.problem(str(error))
+        sys.exit(EXIT_REFUSED)
+    sys.exit(asyncio.run(run_up(settings, console)))
+
+
+def parse_endpoint(text: str) -> Member:
+    """`app=vllm,role=x@127.0.0.1:8001` as a member; without a port, the pool's. Raises ValueError."""
+    labels, at, place = text.rpartition("@")
+    pairs = [pair.partition("=") for pair in labels.split(",")]
+    if not at or not all(name and value for name, _, value in pairs):
+        raise ValueError(f"--endpoint {text}: must look like app=vllm@127.0.0.1:8001")
+    host, port = _host_port(place, f"--endpoint {text}")
+    name = f"cli-{host.replace(':', '-')}" + (f"-{port}" if port else "")
+    return Member(Key("default", name), host, port, {name: value for name, _, value in pairs})
+
+
+def parse_listen(text: str, default_host: str) -> tuple[int, Address]:
+    """`8080=127.0.0.1:0` or `8080=9090`. Raises ValueError."""
+    port, equals, place = text.partition("=")
+    if not equals or not port.isdecimal():
+        raise ValueError(f"--listen {text}: must look like 8080=127.0.0.1:9090 or 8080=9090")
+    if place.isdecimal():
+        return int(port), Address(default_host, int(place))
+    host, to = _host_port(place, f"--listen {text}")
+    if to is None:
+        raise ValueError(f"--listen {text}: a port is missing after the address")
+    return int(port), Address(host, to)
+
+
+def _host_port(place: str, what: str) -> tuple[str, int | None]:
+    host, colon, port = place.rpartition(":")
+    if not colon or (place.count(":") > 1 and not place.startswith("[")):
+        host, port = place, ""
+    host = host.strip("[]")
+    try:
+        ip_address(host)
+    except ValueError:
+        raise ValueError(f"{what}: {host!r} is not an IP address; host names are not resolved") from None
+    if port and not (port.isdecimal() and int(port) <= 65535):
+        raise ValueError(f"{what}: {port!r} is not a port")
+    return host, int(port) if port else None

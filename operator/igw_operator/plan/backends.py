@@ -1,0 +1,80 @@
+"""Which endpoints stand behind a name: pools and Services to clusters. Pure.
+
+A Service without a manifest of its own is taken from the InferencePool of the same name: without Kubernetes there is
+often no Service object, and the pool says which endpoints are meant.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from igw_api.objects import (
+    BackendKind,
+    BackendRef,
+    Key,
+    Member,
+    Pool,
+    Service,
+    addresses,
+    join_host_port,
+    selects,
+)
+from igw_operator.plan.model import Cluster
+
+H2C = "kubernetes.io/h2c"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All that a backend reference may name."""
+
+    pools: Mapping[Key, Pool]
+    services: Mapping[Key, Service]
+    members: tuple[Member, ...] = field(default=())
+
+    def cluster(self, ref: BackendRef) -> Cluster | str:
+        """The cluster that `ref` means, or why there is none."""
+        if ref.kind is BackendKind.POOL:
+            pool = self.pools.get(ref.key)
+            return pool_cluster(pool, self.members) if pool else f"no InferencePool {ref.key}"
+        service = self.services.get(ref.key)
+        if service is not None:
+            return _service_cluster(service, ref, self.members)
+        pool = self.pools.get(ref.key)
+        if pool is None:
+            return f"no Service {ref.key}, and no InferencePool of that name"
+        return _cluster(service_name(ref), _pool_addresses(pool, self.members), placed=False, http2=_http2(pool))
+
+
+def service_name(ref: BackendRef) -> str:
+    """The cluster's name for a Service's port."""
+    return f"service/{ref.key}/{ref.port}"
+
+
+def pool_cluster(pool: Pool, members: Iterable[Member]) -> Cluster:
+    """The cluster of a pool whose requests the picker places."""
+    return _cluster(f"pool/{pool.key}", _pool_addresses(pool, members), placed=True, http2=_http2(pool))
+
+
+def _pool_addresses(pool: Pool, members: Iterable[Member]) -> Iterable[str]:
+    own = (member for member in members if member.ready and member.key.namespace == pool.key.namespace)
+    return (address for member in own for address in addresses(pool, member))
+
+
+def _service_cluster(service: Service, ref: BackendRef, members: Iterable[Member]) -> Cluster | str:
+    target = service.ports.get(ref.port or 0)
+    if target is None:
+        return f"Service {ref.key} has no port {ref.port}"
+    chosen = (
+        join_host_port(member.address, member.port or target)
+        for member in members
+        if member.ready and member.key.namespace == service.key.namespace and selects(service.selector, member.labels)
+    )
+    return _cluster(service_name(ref), chosen, placed=False, http2=False)
+
+
+def _cluster(name: str, endpoints: Iterable[str], *, placed: bool, http2: bool) -> Cluster:
+    return Cluster(name=name, endpoints=tuple(sorted(set(endpoints))), placed=placed, http2=http2)
+
+
+def _http2(pool: Pool) -> bool:
+    return pool.app_protocol == H2C

@@ -1,0 +1,168 @@
+"""The plan: what a gateway shall do, in no proxy's words. Values only.
+
+`plan.build` makes it, the renderers spell it. Times are in seconds, sizes in bytes. The defaults of resilience live
+here, so that every renderer spells the same ones.
+"""
+
+from dataclasses import dataclass, field
+
+from igw_api.objects import FailureMode, Key, RouteMatch
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and how often a request is sent again, to another endpoint. Never after a response byte went out.
+
+    A completion is safe to repeat: the engine keeps nothing of a failed try.
+    """
+
+    attempts: int = 2
+    statuses: tuple[int, ...] = (503,)  # engines that drain or load a model answer it
+    base_interval: float = 0.025  # a dead host is left at once; the pause only spreads a burst
+    max_interval: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class PassiveHealth:
+    """Ejection of endpoints that fail in a row, so that round robin avoids them too."""
+
+    failures: int = 3
+    interval: float = 1.0
+    base_ejection: float = 5.0  # times the number of ejections so far
+    max_ejection: float = 60.0
+    max_ejected_percent: int = 100  # an endpoint that only fails is worth nothing, even as the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """How a cluster's endpoints are treated."""
+
+    connect_timeout: float = 1.0
+    retry: Retry = field(default_factory=Retry)
+    passive_health: PassiveHealth = field(default_factory=PassiveHealth)
+    # LLM requests live for minutes: Envoy's default of 1024 would cap the gateway.
+    max_requests: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Endpoints that are interchangeable to the proxy. `placed`: it obeys the picker's destination header."""
+
+    name: str
+    endpoints: tuple[str, ...]  # "ip:port", sorted
+    placed: bool
+    http2: bool = False
+    resilience: Resilience = field(default_factory=Resilience)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The picker is asked where each request of `pool` goes."""
+
+    pool: Key
+    failure_mode: FailureMode
+    first_byte: bool  # it also sees the first response chunk, for the exact time to the first token
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The proxy answers by itself."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One share of a rule's requests: to a cluster, by placement or round robin, or to a refusal."""
+
+    to: str | Refusal  # a cluster's name, or the answer
+    weight: int = 1
+    placement: Placement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRoute:
+    """One match and where it leads. `destinations` is never empty and has only positive weights.
+
+    `request_timeout` None: none. `try_timeout` bounds the response headers of one try.
+    """
+
+    owner: Key  # the HTTPRoute, or the pool that asked for exposure
+    match: RouteMatch
+    destinations: tuple[Destination, ...]
+    request_timeout: float | None = None
+    try_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The routes of one host name, best first. `*`: every host that has no better entry."""
+
+    hostname: str
+    routes: tuple[PlannedRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedListener:
+    """A port of a Gateway. Listeners of one Gateway that share a port are one of these."""
+
+    gateway: Key
+    names: tuple[str, ...]
+    port: int
+    hosts: tuple[Host, ...]
+
+    @property
+    def label(self) -> str:
+        """`gateway/listener`, for people."""
+        return f"{self.gateway.name}/{'+'.join(self.names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PickerRules:
+    """How long the proxy waits for the picker, and when it stops asking."""
+
+    message_timeout: float = 15.0  # more than the picker's queue may hold a request (10 s)
+    first_byte_timeout: float = 1.0  # answered at once; past it the response goes on alone
+    connect_timeout: float = 0.25
+    # A dead or frozen picker is left after two failed checks, and used again after one good one.
+    check_interval: float = 0.5
+    check_timeout: float = 0.3
+    unhealthy_checks: int = 2
+    healthy_checks: int = 1
+    max_streams: int = 1_000_000  # every request in flight holds one
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """All of it. Two plans that are equal need no change of the proxy."""
+
+    listeners: tuple[PlannedListener, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    picker: PickerRules = field(default_factory=PickerRules)
+    # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.
+    idle_timeout: float = 3600.0
+    max_body_kept: int = 8 * 2**20  # a request body up to this size can be sent again
+
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints all clusters have together."""
+        return sum(len(cluster.endpoints) for cluster in self.clusters)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What became of one object: the standard condition types and reasons of the Gateway API.
+
+    `status` False on type `Accepted` means that the object has no effect.
+    """
+
+    kind: str
+    key: Key
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}: {self.reason}: {self.message}"

@@ -1,0 +1,188 @@
+"""Where requests go: the plan's clusters and the picker's, with their resilience. Pure."""
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster_v3
+from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.config.endpoint import v3 as endpoint_v3
+from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host import v3 as override_host_v3
+from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin import v3 as round_robin_v3
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http_v3
+from envoy_data_plane.envoy.type import v3 as type_v3
+from envoy_data_plane.envoy.type.metadata import v3 as metadata_v3
+from envoy_data_plane.google.protobuf import Any as PackedAny
+
+from igw_api import wire
+from igw_operator.plan.model import Cluster, PassiveHealth, PickerRules
+from igw_operator.render.files import (
+    PICKER_CLUSTER,
+    Address,
+    Surroundings,
+    file_name,
+    file_source,
+    seconds,
+    socket_address,
+    typed,
+)
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# Servers behind uvicorn close a connection that was idle for 5 s; leaving first avoids sending into the close.
+UPSTREAM_IDLE = 4.0
+# With no healthy endpoint left, trying all of them beats refusing; with one left, it gets the requests.
+POOL_PANIC_PERCENT = 1.0
+
+
+def eds_file(cluster: str) -> str:
+    """The file that holds a cluster's endpoints."""
+    return file_name("eds", cluster)
+
+
+def cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
+    """A cluster whose endpoints come from a file of their own, so that a change of endpoints changes nothing else."""
+    return cluster_v3.Cluster(
+        name=planned.name,
+        type=cluster_v3.ClusterDiscoveryType.EDS,
+        eds_cluster_config=cluster_v3.ClusterEdsClusterConfig(
+            eds_config=file_source(around.directory, eds_file(planned.name)), service_name=planned.name
+        ),
+        connect_timeout=seconds(planned.resilience.connect_timeout),
+        load_balancing_policy=_override_host() if planned.placed else _policy(*_round_robin()),
+        common_lb_config=cluster_v3.ClusterCommonLbConfig(
+            healthy_panic_threshold=type_v3.Percent(value=POOL_PANIC_PERCENT)
+        ),
+        outlier_detection=_outliers(planned.resilience.passive_health),
+        circuit_breakers=_limits(planned.resilience.max_requests),
+        typed_extension_protocol_options=_protocol(http2=planned.http2, idle=UPSTREAM_IDLE),
+        upstream_connection_options=_keepalive(),
+    )
+
+
+def static_cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
+    """The same with its endpoints inside."""
+    result = cluster(planned, around)
+    result.type, result.eds_cluster_config = cluster_v3.ClusterDiscoveryType.STATIC, None
+    result.load_assignment = endpoints(planned)
+    return result
+
+
+def endpoints(planned: Cluster) -> endpoint_v3.ClusterLoadAssignment:
+    """The endpoints of one cluster."""
+    return _assignment(planned.name, [_parse(address) for address in planned.endpoints])
+
+
+def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
+    """The picker, checked actively: a frozen one costs the message timeout only until it is found out."""
+    return cluster_v3.Cluster(
+        name=PICKER_CLUSTER,
+        type=cluster_v3.ClusterDiscoveryType.STATIC,
+        connect_timeout=seconds(rules.connect_timeout),
+        load_assignment=_assignment(PICKER_CLUSTER, [address]),
+        typed_extension_protocol_options=_protocol(http2=True),
+        circuit_breakers=_limits(rules.max_streams),
+        # Below 0 % there is no panic: an unhealthy picker is not asked at all.
+        common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
+        close_connections_on_host_health_failure=True,
+        health_checks=[_picker_check(rules)],
+    )
+
+
+def _picker_check(rules: PickerRules) -> core_v3.HealthCheck:
+    interval = seconds(rules.check_interval)
+    return core_v3.HealthCheck(
+        timeout=seconds(rules.check_timeout),
+        interval=interval,
+        initial_jitter=seconds(0.05),
+        unhealthy_threshold=rules.unhealthy_checks,
+        healthy_threshold=rules.healthy_checks,
+        no_traffic_interval=interval,  # the default of 60 s would delay the first check
+        no_traffic_healthy_interval=interval,
+        grpc_health_check=core_v3.HealthCheckGrpcHealthCheck(service_name=wire.EXT_PROC_SERVICE),
+    )
+
+
+def _override_host() -> cluster_v3.LoadBalancingPolicy:
+    sources = [
+        override_host_v3.OverrideHostOverrideHostSource(header=wire.DESTINATION_HEADER),
+        override_host_v3.OverrideHostOverrideHostSource(metadata=_lb_key(wire.DESTINATION_HEADER)),
+    ]
+    return _policy(
+        "envoy.load_balancing_policies.override_host",
+        override_host_v3.OverrideHost(
+            override_host_sources=sources,
+            selected_host_key=_lb_key(wire.DESTINATION_SERVED_KEY),
+            fallback_policy=_policy(*_round_robin()),
+        ),
+    )
+
+
+def _lb_key(key: str) -> metadata_v3.MetadataKey:
+    return metadata_v3.MetadataKey(key=wire.LB_NAMESPACE, path=[metadata_v3.MetadataKeyPathSegment(key=key)])
+
+
+def _round_robin() -> tuple[str, round_robin_v3.RoundRobin]:
+    return "envoy.load_balancing_policies.round_robin", round_robin_v3.RoundRobin()
+
+
+def _policy(
+    name: str, config: override_host_v3.OverrideHost | round_robin_v3.RoundRobin
+) -> cluster_v3.LoadBalancingPolicy:
+    return cluster_v3.LoadBalancingPolicy(
+        policies=[cluster_v3.LoadBalancingPolicyPolicy(typed_extension_config=typed(name, config))]
+    )
+
+
+def _outliers(rules: PassiveHealth) -> cluster_v3.OutlierDetection:
+    return cluster_v3.OutlierDetection(
+        consecutive_gateway_failure=rules.failures,
+        enforcing_consecutive_gateway_failure=100,  # Envoy's default counts but does not act
+        enforcing_success_rate=0,  # a rate against the other endpoints' says little at LLM request rates
+        interval=seconds(rules.interval),
+        base_ejection_time=seconds(rules.base_ejection),
+        max_ejection_time=seconds(rules.max_ejection),
+        max_ejection_percent=rules.max_ejected_percent,
+    )
+
+
+def _limits(most: int) -> cluster_v3.CircuitBreakers:
+    return cluster_v3.CircuitBreakers(
+        thresholds=[
+            cluster_v3.CircuitBreakersThresholds(
+                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+            )
+        ]
+    )
+
+
+def _protocol(*, http2: bool, idle: float | None = None) -> dict[str, PackedAny]:
+    explicit = (
+        upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=core_v3.Http2ProtocolOptions())
+        if http2
+        else upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=core_v3.Http1ProtocolOptions()
+        )
+    )
+    options = upstream_http_v3.HttpProtocolOptions(
+        explicit_http_config=explicit,
+        common_http_protocol_options=core_v3.HttpProtocolOptions(idle_timeout=seconds(idle)) if idle else None,
+    )
+    return {HTTP_OPTIONS: PackedAny.pack(options)}
+
+
+def _keepalive() -> cluster_v3.UpstreamConnectionOptions:
+    return cluster_v3.UpstreamConnectionOptions(tcp_keepalive=tcp_keepalive())
+
+
+def tcp_keepalive() -> core_v3.TcpKeepalive:
+    """A dead peer is found within two minutes, however silent the stream may rightly be."""
+    return core_v3.TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=20)
+
+
+def _assignment(name: str, addresses: list[Address]) -> endpoint_v3.ClusterLoadAssignment:
+    hosts = [
+        endpoint_v3.LbEndpoint(endpoint=endpoint_v3.Endpoint(address=socket_address(address))) for address in addresses
+    ]
+    localities = [endpoint_v3.LocalityLbEndpoints(lb_endpoints=hosts)] if hosts else []
+    return endpoint_v3.ClusterLoadAssignment(cluster_name=name, endpoints=localities)
+
+
+def _parse(address: str) -> Address:
+    host, _, port = address.rpartition(":")
+    return Address(host.strip("[]"), int(port))

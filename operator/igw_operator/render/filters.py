@@ -1,0 +1,116 @@
+"""How Envoy talks to the picker: two ext_proc filters on every listener, switched per route. Pure.
+
+Placement: one message with the request's body and a few attributes, one answer that names the endpoint; the stream
+then stays open until the response has ended, which is how the picker knows what is in flight. First byte: the response
+headers and the first chunk, then the picker ends the stream and Envoy goes on alone.
+
+Both are on every listener from the start: a filter added later would drain it.
+"""
+
+from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc_v3
+from envoy_data_plane.google.protobuf import Any as PackedAny
+
+from igw_api import wire
+from igw_api.objects import FailureMode
+from igw_operator.plan.model import PickerRules, Placement
+from igw_operator.render.files import PICKER_CLUSTER, seconds
+
+PLACEMENT_FILTER = wire.EXT_PROC_FILTER
+FIRST_BYTE_FILTER = "first-byte"
+
+REQUEST_ATTRIBUTES = [
+    "xds.route_name",  # the pool
+    "request.path",
+    "request.method",
+    "request.id",
+    *(
+        f"request.headers['{name}']"
+        for name in ("content-type", wire.OBJECTIVE_HEADER, wire.FAIRNESS_HEADER, wire.MODEL_HEADER)
+    ),
+]
+RESPONSE_ATTRIBUTES = [
+    f"request.headers['{wire.LEASE_HEADER}']",
+    "response.code",
+    "upstream.address",
+    "upstream.request_attempt_count",
+]
+
+_HEADERS = ext_proc_v3.ProcessingModeHeaderSendMode
+_BODY = ext_proc_v3.ProcessingModeBodySendMode
+
+
+def placement_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
+    """Asks where the request goes. With the picker down, round robin."""
+    return ext_proc_v3.ExternalProcessor(
+        grpc_service=_picker(),
+        failure_mode_allow=True,
+        processing_mode=ext_proc_v3.ProcessingMode(
+            request_header_mode=_HEADERS.SKIP,
+            request_body_mode=_BODY.BUFFERED_PARTIAL,
+            response_header_mode=_HEADERS.SKIP,
+        ),
+        request_attributes=REQUEST_ATTRIBUTES,
+        message_timeout=seconds(rules.message_timeout),
+        metadata_options=ext_proc_v3.MetadataOptions(
+            receiving_namespaces=ext_proc_v3.MetadataOptionsMetadataNamespaces(untyped=[wire.LB_NAMESPACE])
+        ),
+        stat_prefix="placement",
+    )
+
+
+def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
+    """Shows the picker when a response begins. Nothing depends on its answer."""
+    return ext_proc_v3.ExternalProcessor(
+        grpc_service=_picker(),
+        failure_mode_allow=True,
+        processing_mode=ext_proc_v3.ProcessingMode(
+            request_header_mode=_HEADERS.SKIP,
+            response_header_mode=_HEADERS.SEND,
+            response_body_mode=_BODY.STREAMED,
+        ),
+        send_body_without_waiting_for_header_response=True,
+        response_attributes=RESPONSE_ATTRIBUTES,
+        message_timeout=seconds(rules.first_byte_timeout),
+        stat_prefix=FIRST_BYTE_FILTER,
+    )
+
+
+def bypass() -> dict[str, PackedAny]:
+    """Neither filter: the picker never hears of these requests."""
+    return {PLACEMENT_FILTER: _disabled(), FIRST_BYTE_FILTER: _disabled()}
+
+
+def placed(placement: Placement) -> dict[str, PackedAny]:
+    """The filters as the pool wants them; nothing where the filters' own settings are right."""
+    config: dict[str, PackedAny] = {}
+    if placement.failure_mode is FailureMode.CLOSE:
+        config[PLACEMENT_FILTER] = _overrides(ext_proc_v3.ExtProcOverrides(failure_mode_allow=False))
+    if not placement.first_byte:
+        config[FIRST_BYTE_FILTER] = _disabled()
+    return config
+
+
+def placed_upgrade(placement: Placement) -> dict[str, PackedAny]:
+    """A connection upgrade: its headers are all there is, and waiting for a body would hang it."""
+    overrides = ext_proc_v3.ExtProcOverrides(
+        failure_mode_allow=placement.failure_mode is FailureMode.OPEN,
+        processing_mode=ext_proc_v3.ProcessingMode(
+            request_header_mode=_HEADERS.SEND,
+            request_body_mode=_BODY.NONE,
+            response_header_mode=_HEADERS.SKIP,
+        ),
+    )
+    return {PLACEMENT_FILTER: _overrides(overrides), FIRST_BYTE_FILTER: _disabled()}
+
+
+def _picker() -> core_v3.GrpcService:
+    return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
+
+
+def _disabled() -> PackedAny:
+    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(disabled=True))
+
+
+def _overrides(overrides: ext_proc_v3.ExtProcOverrides) -> PackedAny:
+    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=overrides))

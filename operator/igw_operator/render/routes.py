@@ -1,0 +1,177 @@
+"""Which request goes to which cluster: the plan's routes as one route table per listener. Pure.
+
+A rule that splits its requests becomes one route per share, each taking its fraction: the route's name tells the
+picker the pool, so a share needs a route of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.config.route import v3 as route_v3
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts_v3
+from envoy_data_plane.envoy.type import v3 as type_v3
+from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
+from envoy_data_plane.google.protobuf import Any as PackedAny
+
+from igw_api.objects import PathKind, RouteMatch, ValueMatch
+from igw_operator.plan.model import Cluster, Destination, GatewayPlan, PlannedListener, PlannedRoute, Refusal, Retry
+from igw_operator.render.files import file_name, seconds
+from igw_operator.render.filters import bypass, placed, placed_upgrade
+
+MILLION = 1_000_000
+# A response that has begun is never sent again, whatever this says.
+RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,retriable-status-codes"
+
+
+def rds_file(listener: PlannedListener) -> str:
+    """The file that holds a listener's routes."""
+    return file_name("rds", table_name(listener))
+
+
+def table_name(listener: PlannedListener) -> str:
+    """The name of a listener, and of its route table."""
+    return f"{listener.gateway}/{listener.port}"
+
+
+def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteConfiguration:
+    """All routes of a listener."""
+    clusters = {cluster.name: cluster for cluster in plan.clusters}
+    return route_v3.RouteConfiguration(
+        name=table_name(listener),
+        ignore_port_in_host_matching=True,
+        virtual_hosts=[
+            route_v3.VirtualHost(
+                name=host.hostname,
+                domains=[host.hostname],
+                routes=[entry for route in host.routes for entry in _routes(route, plan, clusters)],
+                request_body_buffer_limit=plan.max_body_kept,
+            )
+            for host in listener.hosts
+        ],
+    )
+
+
+def _routes(route: PlannedRoute, plan: GatewayPlan, clusters: Mapping[str, Cluster]) -> Iterator[route_v3.Route]:
+    total = sum(destination.weight for destination in route.destinations)
+    taken = 0
+    for destination in route.destinations:
+        taken += destination.weight
+        # Envoy draws once per request and compares with each route's bound in turn, so bounds are cumulative.
+        share = round(taken / total * MILLION)
+        yield from _share(route, destination, None if share == MILLION else share, plan, clusters)
+
+
+def _share(
+    route: PlannedRoute,
+    destination: Destination,
+    bound: int | None,
+    plan: GatewayPlan,
+    clusters: Mapping[str, Cluster],
+) -> Iterator[route_v3.Route]:
+    match = _match(route.match, bound)
+    if isinstance(destination.to, Refusal):
+        yield _refusal(route, match, destination.to)
+        return
+    action = _action(route, clusters[destination.to], plan)
+    placement = destination.placement
+    if placement is None:
+        name = f"httproute/{route.owner}"
+        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=bypass())
+        return
+    # An upgrade has no body to wait for: the picker gets the headers of such a request.
+    upgrade = _match(route.match, bound, (_upgrade(),))
+    yield route_v3.Route(
+        name=str(placement.pool), match=upgrade, route=action, typed_per_filter_config=placed_upgrade(placement)
+    )
+    yield route_v3.Route(name=str(placement.pool), match=match, route=action, typed_per_filter_config=placed(placement))
+
+
+def _action(route: PlannedRoute, cluster: Cluster, plan: GatewayPlan) -> route_v3.RouteAction:
+    return route_v3.RouteAction(
+        cluster=cluster.name,
+        timeout=timedelta(seconds=route.request_timeout or 0),  # Envoy's default of 15 s would cut completions
+        idle_timeout=seconds(max(plan.idle_timeout, route.request_timeout or 0)),
+        retry_policy=_retry(cluster.resilience.retry, route.try_timeout),
+    )
+
+
+def _retry(retry: Retry, try_timeout: float | None) -> route_v3.RetryPolicy:
+    return route_v3.RetryPolicy(
+        retry_on=RETRY_ON,
+        num_retries=retry.attempts,
+        retriable_status_codes=list(retry.statuses),
+        per_try_timeout=seconds(try_timeout),
+        retry_back_off=route_v3.RetryPolicyRetryBackOff(
+            base_interval=seconds(retry.base_interval), max_interval=seconds(retry.max_interval)
+        ),
+        retry_host_predicate=[
+            route_v3.RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=PackedAny.pack(previous_hosts_v3.PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=5,
+    )
+
+
+def _refusal(route: PlannedRoute, match: route_v3.RouteMatch, refusal: Refusal) -> route_v3.Route:
+    return route_v3.Route(
+        name=f"httproute/{route.owner}",
+        match=match,
+        direct_response=route_v3.DirectResponseAction(
+            status=refusal.status, body=core_v3.DataSource(inline_string=f"{refusal.message}\n")
+        ),
+        typed_per_filter_config=bypass(),
+    )
+
+
+def _match(match: RouteMatch, bound: int | None, more: tuple[route_v3.HeaderMatcher, ...] = ()) -> route_v3.RouteMatch:
+    headers = [_header(header) for header in match.headers]
+    if match.method:
+        headers.append(_header(ValueMatch(":method", match.method)))
+    result = route_v3.RouteMatch(
+        headers=[*headers, *more],
+        query_parameters=[
+            route_v3.QueryParameterMatcher(name=query.name, string_match=_string(query)) for query in match.query
+        ],
+        runtime_fraction=None if bound is None else _fraction(bound),
+    )
+    _set_path(result, match)
+    return result
+
+
+def _set_path(result: route_v3.RouteMatch, match: RouteMatch) -> None:
+    path = match.path if match.path == "/" else match.path.rstrip("/")
+    if match.path_kind is PathKind.EXACT:
+        result.path = match.path
+    elif match.path_kind is PathKind.REGEX:
+        result.safe_regex = matcher_v3.RegexMatcher(regex=match.path)
+    elif path == "/":
+        result.prefix = "/"
+    else:
+        result.path_separated_prefix = path  # `/v1` covers `/v1/x`, not `/v10`
+
+
+def _header(match: ValueMatch) -> route_v3.HeaderMatcher:
+    return route_v3.HeaderMatcher(name=match.name, string_match=_string(match))
+
+
+def _upgrade() -> route_v3.HeaderMatcher:
+    return route_v3.HeaderMatcher(
+        name="upgrade", string_match=matcher_v3.StringMatcher(exact="websocket", ignore_case=True)
+    )
+
+
+def _string(match: ValueMatch) -> matcher_v3.StringMatcher:
+    if match.regex:
+        return matcher_v3.StringMatcher(safe_regex=matcher_v3.RegexMatcher(regex=match.value))
+    return matcher_v3.StringMatcher(exact=match.value)
+
+
+def _fraction(bound: int) -> core_v3.RuntimeFractionalPercent:
+    return core_v3.RuntimeFractionalPercent(
+        default_value=type_v3.FractionalPercent(
+            numerator=bound, denominator=type_v3.FractionalPercentDenominatorType.MILLION
+        )
+    )
