@@ -28,7 +28,7 @@ DEFAULT_REQUEST_TOKENS = 500.0
 # prompt of this length would delay them (batch of a full cache, a few hundred output tokens).
 KV_FULL = 16_000.0
 # Per request in the engine: sampling, scheduling and streaming cost time whatever the length.
-PER_REQUEST = 100.0
+PER_REQUEST = 30.0
 # Weight of the newest request in the running mean of request sizes: a memory of about thirty requests.
 _MEAN_GAIN = 1 / 32
 
@@ -71,7 +71,7 @@ class Ledger:
 
     __slots__ = (
         "_backlog_tokens",
-        "_first_bytes",
+        "_sees_first_bytes",
         "_kv_tokens",
         "_mean_kv",
         "_mean_uncached",
@@ -98,8 +98,8 @@ class Ledger:
         "unreachable_reason",
     )
 
-    def __init__(self, endpoint: Endpoint, slot: int = 0, first_bytes: bool = True) -> None:
-        """`slot`: a small number, unique among live ledgers. `first_bytes`: leases will tell their first byte."""
+    def __init__(self, endpoint: Endpoint, slot: int = 0) -> None:
+        """`slot`: a small number, unique among live ledgers."""
         self.endpoint = endpoint
         self.slot = slot
         self.available = False
@@ -110,7 +110,7 @@ class Ledger:
         self.kv_capacity = DEFAULT_KV_CAPACITY
         self.requests = 0
         self.adapters: dict[str, int] = {}
-        self._first_bytes = first_bytes
+        self._sees_first_bytes = False  # until a lease tells one: not every proxy shows us responses
         self._kv_tokens = 0
         self._backlog_tokens = 0
         self._other_kv = self._other_requests = self._other_backlog = 0.0
@@ -167,10 +167,12 @@ class Ledger:
             # The engine counts no KV for what still waits: without that, every full engine looks equally full.
             self._other_kv = load.kv_usage * self.kv_capacity + load.waiting * self._mean_kv - mark.kv_tokens
         backlog = load.waiting * self._mean_uncached - mark.backlog_tokens
-        if self._first_bytes:
+        if self._sees_first_bytes:
             # We know exactly which of ours are unanswered; the engine only tells of others' above that.
             self._other_backlog = max(backlog, 0.0)
+            self._replaced_up_to = 0
         else:
+            # Ours look unanswered until they end, so the engine's queue stands for all sent before the scrape.
             self._other_backlog = backlog
             self._replaced_up_to = mark.sequence
 
@@ -201,6 +203,11 @@ class Ledger:
         adapter = lease.ask.adapter
         if adapter is not None:
             self.adapters[adapter] = self.adapters.get(adapter, 0) + 1
+        self._settle()
+
+    def _first_byte(self, lease: "Lease") -> None:
+        self._sees_first_bytes = True
+        self._answered(lease)
         self._settle()
 
     def _answered(self, lease: "Lease") -> None:
@@ -256,8 +263,7 @@ class Lease:
             return
         self._answered = True
         self.ledger.age(now)
-        self.ledger._answered(self)
-        self.ledger._settle()
+        self.ledger._first_byte(self)
         self._learn(succeeded)
 
     def close(self, now: float, succeeded: bool = True) -> None:
@@ -321,9 +327,8 @@ class Ledgers:
     another endpoint only after that. Unknown addresses are ignored: an endpoint may leave during its scrape.
     """
 
-    def __init__(self, gone: Callable[[int], None] | None = None, first_bytes: bool = True) -> None:
+    def __init__(self, gone: Callable[[int], None] | None = None) -> None:
         self._gone = gone if gone is not None else _ignore
-        self._first_bytes = first_bytes
         self._by_address: dict[str, Ledger] = {}
         self._free_slots: list[int] = []
 
@@ -356,7 +361,7 @@ class Ledgers:
                 known.endpoint = endpoint
                 continue
             slot = self._free_slots.pop() if self._free_slots else len(self._by_address)
-            self._by_address[address] = Ledger(endpoint, slot, self._first_bytes)
+            self._by_address[address] = Ledger(endpoint, slot)
 
     def scrape_started(self, address: str) -> Mark | None:
         """See `Ledger.scrape_started`; None for an unknown address."""

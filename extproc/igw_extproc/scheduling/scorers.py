@@ -11,11 +11,12 @@ from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
 
 # A token that is computed again, because another endpoint holds it, also evicts a token that somebody would reuse,
-# which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses.
-PRICE = 2.0
-# A KV token that does not fit makes the request wait until another ends, and a request frees its tokens several times
-# more slowly than a prompt fills them.
-SHORT = 4.0
+# which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses; above
+# 4, a hot prefix drowns its endpoint. 2 to 3 is flat and best (docs/policies.md, "The study").
+PRICE = 2.5
+# A KV token that does not fit makes the request wait until another ends. Low, because our estimate counts a prefix
+# that requests share more than once: at 4 it scattered tenants whose requests did fit.
+SHORT = 0.5
 # Bringing an adapter into a free place takes about a tenth of a second; with no free place the request waits until
 # the last request of another adapter has ended.
 ADAPTER_LOAD = 2_000.0
