@@ -37,9 +37,8 @@ def picker(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the endpoint picker: the ext_proc server that Envoy asks where each request shall go."""
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("igw_extproc").setLevel(log_level.upper())
     if policy not in POLICIES:
         _fail(f"unknown policy `{policy}`; choose one of: {', '.join(POLICIES)}")
     if (tls_certificate is None) != (tls_key is None):

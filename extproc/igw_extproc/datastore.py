@@ -52,6 +52,8 @@ class PoolView:
             declared = self.models.get(model)
             if declared is None:
                 raise UnknownModel(model, sorted(self.models))
+            if declared.targets and not any(one.weight for one in declared.targets):
+                raise UnknownModel(model, sorted(self.models.keys() - {model}))  # its name is only reserved
             priority = declared.priority
             target = _weighted(declared.targets, rng) or model
             adapter = target if target != model else None

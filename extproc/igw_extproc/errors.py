@@ -66,7 +66,7 @@ class UnknownModel(RoutingError):
 
     def __init__(self, model: str, known: list[str]) -> None:
         some = ", ".join(f"`{name}`" for name in known[:5]) + (", ..." if len(known) > 5 else "")
-        super().__init__(f"The model `{model[:100]}` does not exist here. Models: {some}.")
+        super().__init__(f"The model `{model[:100]}` is not served here. Models: {some or 'none'}.")
 
 
 class Saturated(RoutingError):

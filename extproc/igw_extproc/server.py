@@ -43,7 +43,7 @@ class Parts:
         self.datastore = Datastore(settings.policy)
         self.index = PrefixIndex()
         self.ledgers = Ledgers(gone=self.index.forget)
-        self.scraper = Scraper(self.ledgers, rng)
+        self.scraper = Scraper(self.ledgers, rng, self._in_flight)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
         self.director = Director(self.datastore, self.ledgers, self.index, rng)
@@ -56,6 +56,10 @@ class Parts:
             ready=lambda: self.datastore.synced and not self.draining,
         )
         self.datastore.subscribe(self._objects_changed)
+
+    def _in_flight(self, address: str) -> int:
+        ledger = self.ledgers.get(address)
+        return ledger.requests if ledger is not None else 0
 
     def _objects_changed(self) -> None:
         endpoints = self.datastore.endpoints()

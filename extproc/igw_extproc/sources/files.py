@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from igw_api import manifests
 from igw_api.objectset import NotADump, ObjectSet
@@ -17,6 +17,8 @@ from igw_api.objectset import load as load_dump
 from igw_extproc.datastore import Datastore
 
 log = logging.getLogger(__name__)
+
+_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class BadObjects(ValueError):
@@ -42,21 +44,26 @@ def load(paths: Sequence[Path]) -> ObjectSet:
 async def watch(paths: Sequence[Path], datastore: Datastore, stop: asyncio.Event) -> None:
     """Keep `datastore` equal to `paths` until `stop`. The first load is the caller's."""
     folders = {path if path.is_dir() else path.parent for path in paths}
-    async for _ in awatch(*folders, stop_event=stop, debounce=100, step=20, recursive=False):
+    shown = {str(path) for path in paths if not path.is_dir()}
+
+    def ours(_: Change, path: str) -> bool:
+        return path in shown or (path.endswith(_SUFFIXES) and Path(path).parent in folders)
+
+    async for _ in awatch(*folders, watch_filter=ours, stop_event=stop, debounce=100, step=20, recursive=False):
         try:
             objects = await asyncio.to_thread(load, paths)
         except (OSError, BadObjects) as error:
             log.error("objects not loaded, the last good ones stay reason=%s", error)
             continue
         datastore.replace(objects)
-        log.info("objects loaded pools=%d endpoints=%d", len(objects.pools), len(objects.members))
+        log.info("objects loaded pools=%d members=%d", len(objects.pools), len(objects.members))
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json"))
+            found += sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
         else:
             found.append(path)
     return found
