@@ -32,6 +32,12 @@ class Ticket:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
+    async def done(self) -> Finished:
+        """Wait for the end."""
+        while self.finished is None:
+            await self.changed()
+        return self.finished
+
     def wake(self) -> None:
         """End the wait, if any."""
         if self._waiter is not None and not self._waiter.done():

@@ -134,7 +134,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A reading of one engine. Prefix numbers are tokens; `histograms` has the names listed in `engine.HISTOGRAMS`."""
+    """A reading of one engine. Prefix numbers are tokens; `histograms` has the names listed in `tally`."""
 
     running: int
     waiting: int
