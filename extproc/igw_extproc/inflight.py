@@ -71,7 +71,6 @@ class Ledger:
 
     __slots__ = (
         "_backlog_tokens",
-        "_sees_first_bytes",
         "_kv_tokens",
         "_mean_kv",
         "_mean_uncached",
@@ -79,6 +78,7 @@ class Ledger:
         "_other_kv",
         "_other_requests",
         "_replaced_up_to",
+        "_sees_first_bytes",
         "_sequence",
         "adapters",
         "available",
