@@ -104,7 +104,7 @@ class GatewaySpec(Strict):
         list[ListenerSpec],
         Field(min_length=1, max_length=64),
         unique("listener name", lambda listener: listener.name),
-        unique("port and hostname", lambda listener: (listener.port, listener.hostname or "*")),
+        unique("port and hostname", lambda listener: f"{listener.port} {listener.hostname or '*'}"),
     ]
     addresses: Unsupported = None
     infrastructure: Unsupported = None

@@ -10,13 +10,13 @@ picker costs no request must hold for manifests that do not mention it; FailClos
 
 from typing import Annotated, Final, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from igw_api.meta import ApiObject, Invalid, Labels, Name, Namespace, ObjectMeta, Port, Strict, cel, unique
 from igw_api.objects import AttachTo, FailureMode, Key, Pool
 from igw_api.problems import wording
 from igw_api.wire import ATTACH_TO_ANNOTATION
+from igw_api.yamltext import Unreadable, documents
 
 DEFAULT_PICKER_PORT: Final = 9002
 FailureModeName = Literal["FailOpen", "FailClose"]
@@ -209,10 +209,11 @@ def attach_to(meta: ObjectMeta) -> AttachTo | None:
     if text is None:
         return None
     path = ("metadata", "annotations", ATTACH_TO_ANNOTATION)
+    document = next(documents(text), None)
+    if document is None or isinstance(document, Unreadable):
+        raise Invalid(path, "must be YAML text of the lines `name: my-gateway` and `port: 8081`")
     try:
-        wanted = AttachToText.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise Invalid(path, "must be YAML text such as: name: my-gateway, port: 8081 (one per line)") from None
+        wanted = AttachToText.model_validate(document.data)
     except ValidationError as error:
         first = error.errors()[0]
         raise Invalid((*path, *first["loc"]), wording(first, AttachToText)) from None

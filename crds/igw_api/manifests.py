@@ -1,7 +1,7 @@
 """Manifests to objects: every document is read on its own, and what is wrong with it is said in one line.
 
 `parse` reads one text, `keep_last_good` lets a bad edit leave the running object alone, `collect` joins all files.
-Pure: the standalone mode reads the files and prints the problems. The table of kinds is `KINDS`.
+Pure: the standalone mode reads the files and prints the problems. `kinds` says what is understood.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,18 +10,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from igw_api.endpoints import EndpointList, Pod, ServiceObject
-from igw_api.gateway import GatewayClassObject, GatewayObject, HTTPRouteObject
-from igw_api.inferencemodel import InferenceModel, InferenceModelRewrite, InferenceObjective
-from igw_api.inferencepool import AlphaInferencePool, InferencePool
-from igw_api.meta import GATEWAY_GROUP, K8S_GROUP, LLM_D_GROUP, OWN_GROUP, X_K8S_GROUP, ApiObject, Invalid, PathPart
+from igw_api.kinds import KINDS
+from igw_api.meta import ApiObject, Invalid, PathPart
 from igw_api.objects import AnyObject, Key
 from igw_api.objectset import NotADump, ObjectSet, dump, load
 from igw_api.problems import Problem, wording, written
 from igw_api.yamltext import Document, Unreadable, documents
 
 __all__ = [
-    "KINDS",
     "Manifest",
     "NotADump",
     "ObjectSet",
@@ -33,31 +29,6 @@ __all__ = [
     "load",
     "parse",
 ]
-
-# Kind -> apiVersion -> the model that reads it.
-KINDS: Final[Mapping[str, Mapping[str, type[ApiObject]]]] = {
-    "InferencePool": {
-        f"{K8S_GROUP}/v1": InferencePool,
-        f"{X_K8S_GROUP}/v1alpha2": AlphaInferencePool,
-        f"{X_K8S_GROUP}/v1alpha1": AlphaInferencePool,
-    },
-    "InferenceModel": {f"{X_K8S_GROUP}/v1alpha2": InferenceModel, f"{X_K8S_GROUP}/v1alpha1": InferenceModel},
-    "InferenceObjective": {
-        f"{LLM_D_GROUP}/v1alpha2": InferenceObjective,
-        f"{X_K8S_GROUP}/v1alpha2": InferenceObjective,
-    },
-    "InferenceModelRewrite": {
-        f"{LLM_D_GROUP}/v1alpha2": InferenceModelRewrite,
-        f"{X_K8S_GROUP}/v1alpha2": InferenceModelRewrite,
-    },
-    "EndpointList": {f"{OWN_GROUP}/v1alpha1": EndpointList},
-    "GatewayClass": {f"{GATEWAY_GROUP}/v1": GatewayClassObject, f"{GATEWAY_GROUP}/v1beta1": GatewayClassObject},
-    "Gateway": {f"{GATEWAY_GROUP}/v1": GatewayObject, f"{GATEWAY_GROUP}/v1beta1": GatewayObject},
-    "HTTPRoute": {f"{GATEWAY_GROUP}/v1": HTTPRouteObject, f"{GATEWAY_GROUP}/v1beta1": HTTPRouteObject},
-    "Service": {"v1": ServiceObject},
-    "Pod": {"v1": Pod},
-}
-
 
 # Kinds whose names other groups use too (Knative's Service, Istio's Gateway): those are none of our business.
 _NAMESAKES: Final = frozenset({"Service", "Gateway"})

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from igw_api.wire import ACTIVE_PORTS_ANNOTATION
+
 
 class Key(NamedTuple):
     """Namespace and name: an object's identity within its kind."""
@@ -258,8 +260,15 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def addresses(pool: Pool, member: Member) -> tuple[str, ...]:
-    """The `ip:port` of each endpoint that `member` gives to `pool`. Not selected: none."""
+    """The `ip:port` of each endpoint that `member` gives to `pool`. Not selected: none.
+
+    The active-ports annotation, where present, leaves only the ports it lists; one that makes no sense leaves none.
+    """
     if not selects(pool.selector, member.labels):
         return ()
     ports = pool.target_ports if member.port is None else (member.port,)
+    active = member.annotations.get(ACTIVE_PORTS_ANNOTATION)
+    if active is not None:
+        listed = {text.strip() for text in active.split(",")}
+        ports = tuple(port for port in ports if str(port) in listed)
     return tuple(join_host_port(member.address, port) for port in ports)

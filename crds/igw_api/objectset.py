@@ -4,8 +4,9 @@ The operator collects it from manifests, writes it with `dump`, and the picker r
 API versions, no file access here.
 """
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -103,8 +104,18 @@ _FILE: Final = TypeAdapter(_File)
 
 def dump(objects: ObjectSet) -> bytes:
     """The set as JSON. Equal sets give equal bytes, whatever order they were collected in."""
-    groups = {name: tuple(getattr(objects, name).values()) for name in _GROUPS.values()}
-    return _FILE.dump_json(_File(version=FORMAT_VERSION, **groups))
+    groups = {name: [_plain(one) for one in getattr(objects, name).values()] for name in _GROUPS.values()}
+    return json.dumps({"version": FORMAT_VERSION, **groups}, sort_keys=True, allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def load(data: bytes) -> ObjectSet:

@@ -82,42 +82,69 @@ _Loader.yaml_implicit_resolvers = {
 
 def _read(chunk: str, offset: int) -> Iterator[Document]:
     as_json = _json(chunk) if chunk.lstrip()[:1] in ("{", "[") else None
-    loader = _Loader(chunk)
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            _Check(offset).visit(node, 0)
-            data = loader.construct_document(node) if as_json is None else as_json
-            yield Document(_without_nulls(data), offset + node.start_mark.line + 1, node, offset)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise Unreadable(offset + (mark.line if mark else 0) + 1, f"is not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Unreadable(offset + 1, f"is not YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+        _check_depth(chunk, offset)
+        yield from _composed(chunk, offset, as_json)
+    except (yaml.YAMLError, ValueError) as error:
+        if as_json is None:
+            raise _unreadable(error, offset) from None
+        yield Document(_without_nulls(as_json), offset + 1, None, offset)
+
+
+def _composed(chunk: str, offset: int, as_json: Any) -> Iterator[Document]:
+    loader = _Loader(chunk)
+    while loader.check_node():
+        node = loader.get_node()
+        _Check(offset).visit(node)
+        data = loader.construct_document(node) if as_json is None else as_json
+        yield Document(_without_nulls(data), offset + _line(node) + 1, node, offset)
+
+
+def _unreadable(error: Exception, offset: int) -> Unreadable:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Unreadable(offset + 1, f"is not YAML: {' '.join(str(error).split())}")
+    mark = error.problem_mark or error.context_mark
+    return Unreadable(offset + (mark.line if mark else 0) + 1, f"is not YAML: {error.problem}")
 
 
 def _json(chunk: str) -> Any:
-    """The data, if this is JSON: YAML would misread a few of its escapes. None: try YAML, whose errors say more."""
+    """The data, if this is JSON: YAML misreads a few of its escapes. None: try YAML, whose errors say more."""
     try:
-        return json.loads(chunk)
+        data = json.loads(chunk)
+        json.dumps(data, ensure_ascii=False).encode()  # refuses half characters such as \ud800, as Kubernetes does
+        return data
     except (ValueError, RecursionError):
         return None
 
 
+def _check_depth(chunk: str, offset: int) -> None:
+    """Raises Unreadable for deep nesting. By events, which need no stack: libyaml's composer would overflow it."""
+    depth = 0
+    for event in yaml.parse(chunk, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise Unreadable(offset + _line(event) + 1, f"is nested more than {_MAX_DEPTH} deep")
+
+
+def _line(part: yaml.Node | yaml.Event) -> int:
+    return part.start_mark.line if part.start_mark else 0
+
+
 class _Check:
-    """Refuses repeated keys, which YAML libraries resolve silently, and documents that expand without end."""
+    """Refuses repeated keys, which YAML libraries resolve silently, and aliases that expand without end."""
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
         self._left = _MAX_NODES
 
-    def visit(self, node: yaml.Node, depth: int) -> None:
+    def visit(self, node: yaml.Node, depth: int = 0) -> None:
         """Check `node` and all below it. Raises Unreadable."""
         self._left -= 1
-        if depth > _MAX_DEPTH or self._left < 0:
-            raise self._refusal(node, "is nested too deeply, or expands to too much by aliases")
+        if depth > 2 * _MAX_DEPTH or self._left < 0:
+            raise self._refusal(node, "expands to too much by aliases")
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 self.visit(item, depth + 1)
@@ -134,7 +161,7 @@ class _Check:
             self.visit(value, depth + 1)
 
     def _refusal(self, node: yaml.Node, message: str) -> Unreadable:
-        return Unreadable(self._offset + node.start_mark.line + 1, message)
+        return Unreadable(self._offset + _line(node) + 1, message)
 
 
 def _without_nulls(data: Any) -> Any:
@@ -149,7 +176,7 @@ def _child(node: yaml.Node | None, part: PathPart) -> tuple[yaml.Node, int] | No
     """The node under `part`, and the line (from 0) where it is named."""
     if isinstance(node, yaml.MappingNode):
         named = ((key, value) for key, value in node.value if getattr(key, "value", None) == part)
-        return next(((value, key.start_mark.line) for key, value in named), None)
+        return next(((value, _line(key)) for key, value in named), None)
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part].start_mark.line
+        return node.value[part], _line(node.value[part])
     return None
