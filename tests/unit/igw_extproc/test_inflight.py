@@ -289,6 +289,15 @@ STEPS = st.lists(
 )
 
 
+def use(lease: Lease, verb: str, other: Ledger, now: float) -> None:
+    if verb == "first_byte":
+        lease.first_byte(now)
+    elif verb == "close":
+        lease.close(now)
+    else:
+        lease.moved_to(other)
+
+
 @given(STEPS)
 def test_when_all_leases_are_closed_nothing_of_ours_is_left(steps: list[tuple[str, int, int]]) -> None:
     ledgers = [a_ledger(None), a_ledger(None)]
@@ -297,7 +306,6 @@ def test_when_all_leases_are_closed_nothing_of_ours_is_left(steps: list[tuple[st
     for now, (verb, which, tokens) in enumerate(steps):
         at = which % 2
         ledger = ledgers[at]
-        lease = leases[which % len(leases)] if leases else None
         if verb == "reserve":
             leases.append(ledger.reserve(an_ask(prompt=tokens, output=which, adapter="x" if at else None), which, now))
         elif verb == "scrape_started":
@@ -308,12 +316,8 @@ def test_when_all_leases_are_closed_nothing_of_ours_is_left(steps: list[tuple[st
             ledger.age(now)
         elif verb == "unreachable":
             ledger.unreachable("gone")
-        elif lease is not None and verb == "first_byte":
-            lease.first_byte(now)
-        elif lease is not None and verb == "close":
-            lease.close(now)
-        elif lease is not None:
-            lease.moved_to(ledger)
+        elif leases:
+            use(leases[which % len(leases)], verb, ledger, now)
         assert min(ledger.queued, ledger.kv_tokens, ledger.backlog_tokens, ledger.requests) >= 0
     for lease in leases:
         lease.close(100.0)
