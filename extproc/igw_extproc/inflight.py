@@ -9,8 +9,9 @@ No I/O, no clock: `now` is an argument. One event loop, no locks. The scraper ca
 scheduler reserves, the stream's end closes the lease.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
@@ -56,67 +57,39 @@ class Mark(NamedTuple):
     sequence: int
 
 
+@dataclass(slots=True, eq=False)
 class Ledger:
-    """One endpoint's load. Policies read the public numbers; only leases and the scraper's sink change them.
+    """One endpoint's load. Policies read the public numbers; only leases and the scraper's sink change them."""
 
-    `kv_tokens`     KV tokens that requests hold or will need, queued ones included
-    `kv_free`       capacity less `kv_tokens`; below zero when requests must queue for room
-    `kv_load`       `kv_tokens` as a share of the capacity, 0 and up
-    `queued`        requests in the engine, running and waiting, whoever sent them
-    `backlog_tokens`  uncached prompt tokens that no first byte has answered yet
-    `delay`         what a newcomer finds in its way, in token equivalents: backlog + KV in use + requests
-    `requests`      ours in flight
-    `adapters`      our requests in flight by adapter
-    """
+    endpoint: Endpoint
+    slot: int = 0  # a small number, unique among live ledgers
+    available: bool = False  # the engine answered its last scrape
+    unreachable_reason: str | None = None
+    load: EngineLoad | None = None
+    scraped_at: float | None = None
+    stale_at: float = math.inf  # from then on the engine's word may not lower the load
+    requests: int = 0  # ours in flight
+    adapters: dict[str, int] = field(default_factory=dict)  # ours in flight, by adapter
+    queued: float = 0.0  # requests in the engine, running and waiting, whoever sent them
+    backlog_tokens: float = 0.0  # uncached prompt tokens that no first byte has answered yet
+    kv_capacity: int = DEFAULT_KV_CAPACITY
+    kv_tokens: float = 0.0  # KV tokens that requests hold or will need, queued ones included
+    kv_free: float = 0.0  # capacity less `kv_tokens`; below zero when requests must queue for room
+    kv_load: float = 0.0  # `kv_tokens` as a share of the capacity, 0 and up
+    delay: float = 0.0  # what is in a newcomer's way, in token equivalents: backlog + KV in use + requests
+    _kv_tokens: int = 0
+    _backlog_tokens: int = 0
+    _other_kv: float = 0.0
+    _other_requests: float = 0.0
+    _other_backlog: float = 0.0
+    _mean_kv: float = DEFAULT_REQUEST_TOKENS
+    _mean_uncached: float = DEFAULT_REQUEST_TOKENS
+    _sequence: int = 0
+    _replaced_up_to: int = 0
+    _sees_first_bytes: bool = False  # until a lease tells one: not every proxy shows us responses
 
-    __slots__ = (
-        "_backlog_tokens",
-        "_kv_tokens",
-        "_mean_kv",
-        "_mean_uncached",
-        "_other_backlog",
-        "_other_kv",
-        "_other_requests",
-        "_replaced_up_to",
-        "_sees_first_bytes",
-        "_sequence",
-        "adapters",
-        "available",
-        "backlog_tokens",
-        "delay",
-        "endpoint",
-        "kv_capacity",
-        "kv_free",
-        "kv_load",
-        "kv_tokens",
-        "load",
-        "queued",
-        "requests",
-        "scraped_at",
-        "slot",
-        "stale_at",
-        "unreachable_reason",
-    )
-
-    def __init__(self, endpoint: Endpoint, slot: int = 0) -> None:
-        """`slot`: a small number, unique among live ledgers."""
-        self.endpoint = endpoint
-        self.slot = slot
-        self.available = False
-        self.unreachable_reason: str | None = None
-        self.load: EngineLoad | None = None
-        self.scraped_at: float | None = None
-        self.stale_at = float("inf")
-        self.kv_capacity = DEFAULT_KV_CAPACITY
-        self.requests = 0
-        self.adapters: dict[str, int] = {}
-        self._sees_first_bytes = False  # until a lease tells one: not every proxy shows us responses
-        self._kv_tokens = 0
-        self._backlog_tokens = 0
-        self._other_kv = self._other_requests = self._other_backlog = 0.0
-        self._mean_kv = self._mean_uncached = DEFAULT_REQUEST_TOKENS
-        self._sequence = 0
-        self._replaced_up_to = 0
+    def __post_init__(self) -> None:
+        """Bring the derived numbers in line."""
         self._settle()
 
     def reserve(self, ask: Ask, cached_tokens: int, now: float, expectation: Expectation | None = None) -> "Lease":
@@ -153,7 +126,7 @@ class Ledger:
         """Let a word that is too old no longer lower the load below our own accounting."""
         if now < self.stale_at:
             return
-        self.stale_at = float("inf")
+        self.stale_at = math.inf
         self._other_kv = max(self._other_kv, 0.0)
         self._other_requests = max(self._other_requests, 0.0)
         self._other_backlog = max(self._other_backlog, 0.0)
@@ -177,7 +150,7 @@ class Ledger:
             self._replaced_up_to = mark.sequence
 
     def _drop_engine_word(self) -> None:
-        self.stale_at = float("inf")
+        self.stale_at = math.inf
         self._other_kv = self._other_requests = self._other_backlog = 0.0
         self._replaced_up_to = 0
 
