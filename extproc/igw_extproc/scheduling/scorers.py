@@ -11,8 +11,8 @@ from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
 
 # A token that is computed again, because another endpoint holds it, also evicts a token that somebody would reuse,
-# which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses; above
-# 4, a hot prefix drowns its endpoint. 2 to 3 is flat and best (docs/policies.md, "The study").
+# which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses; the
+# higher, the longer a hot prefix waits at its one endpoint. 2.5 to 4 is flat and best (docs/policies.md, "The study").
 PRICE = 2.5
 # A KV token that does not fit makes the request wait until another ends. Low, because our estimate counts a prefix
 # that requests share more than once: at 4 it scattered tenants whose requests did fit.
