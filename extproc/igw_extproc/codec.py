@@ -38,17 +38,17 @@ def decode(data: bytes) -> Message:
     first = request.HasField("protocol_config")
     request_mode = BodyMode(request.protocol_config.request_body_mode) if first else None
     response_mode = BodyMode(request.protocol_config.response_body_mode) if first else None
-    subset, served = _metadata(request) if request.HasField("metadata_context") else (None, None)
+    subset, served, lease = _metadata(request) if request.HasField("metadata_context") else _NO_METADATA
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
         return Message(
-            _BODIES[kind], {}, body.body, body.end_of_stream, attributes, request_mode, response_mode, subset, served
+            _BODIES[kind], {}, body.body, body.end_of_stream, attributes, request_mode, response_mode, subset, served, lease
         )
     if kind in _HEADERS:
         head: pb.HttpHeaders = getattr(request, kind)
         headers = {h.key.lower(): h.value or h.raw_value.decode("latin-1") for h in head.headers.headers}
         return Message(
-            _HEADERS[kind], headers, b"", head.end_of_stream, attributes, request_mode, response_mode, subset, served
+            _HEADERS[kind], headers, b"", head.end_of_stream, attributes, request_mode, response_mode, subset, served, lease
         )
     return Message(_TRAILERS[kind], attributes=attributes, request_mode=request_mode, response_mode=response_mode)
 
@@ -127,16 +127,22 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
     return found
 
 
-def _metadata(request: pb.ProcessingRequest) -> tuple[tuple[str, ...] | None, str | None]:
-    """The subset hint and the served endpoint, each None if absent."""
+_NO_METADATA = (None, None, None)
+
+
+def _metadata(request: pb.ProcessingRequest) -> tuple[tuple[str, ...] | None, str | None, str | None]:
+    """The subset hint, the served endpoint and the lease, each None if absent."""
     namespaces = request.metadata_context.filter_metadata
-    subset = None
+    subset = served = lease = None
     if wire.SUBSET_NAMESPACE in namespaces and wire.SUBSET_KEY in namespaces[wire.SUBSET_NAMESPACE].fields:
         subset = _addresses(namespaces[wire.SUBSET_NAMESPACE].fields[wire.SUBSET_KEY])
-    served = None
-    if wire.LB_NAMESPACE in namespaces and wire.DESTINATION_SERVED_KEY in namespaces[wire.LB_NAMESPACE].fields:
-        served = namespaces[wire.LB_NAMESPACE].fields[wire.DESTINATION_SERVED_KEY].string_value
-    return subset, served
+    if wire.LB_NAMESPACE in namespaces:
+        fields = namespaces[wire.LB_NAMESPACE].fields
+        if wire.DESTINATION_SERVED_KEY in fields:
+            served = fields[wire.DESTINATION_SERVED_KEY].string_value or None
+        if wire.LEASE_HEADER in fields:
+            lease = fields[wire.LEASE_HEADER].string_value or None
+    return subset, served, lease
 
 
 def _addresses(value: Value) -> tuple[str, ...]:

@@ -64,7 +64,9 @@ class Message(NamedTuple):
     response_mode: BodyMode | None = None
     # The only addresses allowed; None: no restriction.
     subset: tuple[str, ...] | None = None
+    # From the proxy's dynamic metadata: who served the request, and the lease that its placement gave it.
     served: str | None = None
+    lease: str | None = None
 
 
 class Arrived(NamedTuple):
@@ -146,6 +148,7 @@ class Step(NamedTuple):
 
 
 _NOTHING = Step()
+_LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 
 
@@ -260,7 +263,7 @@ class Exchange:
         status = int(message.headers.get(":status") or message.attributes.get("response.code") or 0)
         content_type = message.headers.get("content-type", "")
         served = message.served or message.attributes.get("upstream.address")
-        lease = message.attributes.get(f"request.headers['{wire.LEASE_HEADER}']")
+        lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
         notice = Responded(status, served, lease, content_type)
         if self.observer:
             # A refusal or an empty answer has no first byte worth waiting for.
@@ -349,4 +352,4 @@ def _routing_headers(placement: Placement) -> tuple[tuple[str, str], ...]:
 
 
 def _metadata(placement: Placement) -> dict[str, str | int]:
-    return {wire.DESTINATION_HEADER: ",".join(placement.destinations)}
+    return {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
