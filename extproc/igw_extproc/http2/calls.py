@@ -150,15 +150,15 @@ class Calls:
         unfinished = stream.partial
         if unfinished is None:
             unfinished = stream.partial = Deframer(self._limits.max_message, stream.opening.encoding)
-        before = len(unfinished)
+        before = unfinished.held
         try:
             messages = unfinished.feed(chunk)
         except MessageFault as fault:
             stream.finish(fault.status, fault.detail)
             return
         finally:
-            self._buffered += len(unfinished) - before
-        if not unfinished:
+            self._buffered += unfinished.held - before
+        if not unfinished.held:
             stream.partial = None
         for message in messages:
             if not stream.finished:
@@ -234,7 +234,7 @@ class Calls:
             if self.streams.pop(stream.id, None) is None:
                 continue
             if stream.partial is not None:
-                self._buffered -= len(stream.partial)
+                self._buffered -= stream.partial.held
             if not stream.remote_closed:
                 self._remember(stream.id)
             conversation, stream.conversation = stream.conversation, None  # and no cycle is left

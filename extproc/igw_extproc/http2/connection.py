@@ -44,6 +44,7 @@ class Connection:
         self._block_of = (0, 0, False)
         self._continuations = 0
         self._leaving = False  # close when the last stream ends
+        self._shutting_since: float | None = None
         self._active_at = 0.0
         self._asked_at: float | None = None  # when _ALIVE_PING went out
 
@@ -76,12 +77,13 @@ class Connection:
         self._calls.now = self._active_at = now
         self._asked_at = None
         self._outbound.quiet = False
+        at = 0
         try:
             if self._preface_left:
-                data = self._greet(data)
+                at = self._greet(data)
             if self._tail:
-                data = self._finish_frame(data)
-            self._tail += data[self._frames(data) :]
+                at = self._finish_frame(data)
+            self._tail += data[self._frames(data, at) :]
         except ConnectionFault as fault:
             self._fail(fault)
 
@@ -112,9 +114,11 @@ class Connection:
         if not self.greeted:
             if silent >= limits.handshake_s:
                 self._fail(ConnectionFault(ErrorCode.SETTINGS_TIMEOUT, "no preface in time"))
+        elif self._shutting_since is not None and now - self._shutting_since >= limits.keepalive_timeout_s:
+            self._refuse_from_now()
         elif not self._calls.streams:
             if silent >= limits.idle_s:
-                self.shut_down()
+                self.shut_down(now)
         elif self._asked_at is not None:
             if now - self._asked_at >= limits.keepalive_timeout_s:
                 self._fail(ConnectionFault(ErrorCode.NO_ERROR, "no answer to PING"))
@@ -132,14 +136,16 @@ class Connection:
         self._outbound.quiet = False
         self._outbound.advance_all()
 
-    def shut_down(self) -> None:
+    def shut_down(self, now: float) -> None:
         """Take no new streams and close after the open ones.
 
         Streams may be under way, so the first GOAWAY names the highest id there is, and the answer to a PING shows
         that the peer has read it (6.8).
         """
-        if self._leaving or self.closed:
+        if self._shutting_since is not None or self.closed:
             return
+        self._shutting_since = now
+        self._outbound.quiet = False
         self._outbound.put(frames.goaway(frames.MAX_WINDOW, ErrorCode.NO_ERROR))
         self._outbound.put(frames.frame(frames.PING, 0, 0, _SHUTDOWN_PING))
 
@@ -156,39 +162,36 @@ class Connection:
 
     # Bytes to frames
 
-    def _greet(self, data: bytes) -> bytes:
-        """Take the client's preface off the front (3.4)."""
+    def _greet(self, data: bytes) -> int:
+        """Check the client's preface (3.4); return how many bytes of it are in `data`."""
         seen = data[: len(self._preface_left)]
         if not self._preface_left.startswith(seen):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 preface")
         self._preface_left = self._preface_left[len(seen) :]
-        return data[len(seen) :]
+        return len(seen)
 
-    def _finish_frame(self, data: bytes) -> bytes:
-        """Complete the frame kept in `_tail` from the front of `data`, handle it, and return what is left of `data`.
+    def _finish_frame(self, data: bytes) -> int:
+        """Complete the frame in `_tail` from the front of `data` and handle it; return how many bytes that took.
 
-        Only that frame is copied, so a large chunk is not copied for the sake of a small rest before it.
+        Only this one frame is copied, however large the chunk after it.
         """
         tail = self._tail
-        used = 0
+        used = max(0, _HEADER_SIZE - len(tail))
+        tail += data[:used]
         if len(tail) < _HEADER_SIZE:
-            used = _HEADER_SIZE - len(tail)
-            tail += data[:used]
-            if len(tail) < _HEADER_SIZE:
-                return b""
-        missing = _HEADER_SIZE + int.from_bytes(tail[:3], "big") - len(tail)
-        if missing <= self.limits.max_frame:
-            tail += data[used : used + missing]
-            used += missing
+            return len(data)
+        # A size above the limit adds nothing: `_frames` looks at the header first.
+        missing = min(int.from_bytes(tail[:3], "big"), self.limits.max_frame) + _HEADER_SIZE - len(tail)
+        tail += data[used : used + missing]
         whole = bytes(tail)
-        if self._frames(whole):
-            tail.clear()
-            return data[used:]
-        return b""
+        if not self._frames(whole, 0):
+            return len(data)
+        tail.clear()
+        return used + missing
 
-    def _frames(self, data: bytes) -> int:
-        """Handle the whole frames in `data`; return how many bytes they took."""
-        at, end = 0, len(data)
+    def _frames(self, data: bytes, at: int) -> int:
+        """Handle the whole frames in `data` from `at` on; return where the rest begins."""
+        end = len(data)
         max_frame = self.limits.max_frame
         ended = self._outbound.ended
         while end - at >= _HEADER_SIZE:
@@ -312,10 +315,12 @@ class Connection:
         if not flags & frames.ACK:
             self._calm.spend(1, self._calls.now, "PING")
             self._outbound.put(frames.frame(frames.PING, frames.ACK, 0, payload))
-        elif payload == _SHUTDOWN_PING:
+        elif payload == _SHUTDOWN_PING and self._shutting_since is not None:
             self._refuse_from_now()
 
     def _refuse_from_now(self) -> None:
+        if self._calls.refusing:
+            return
         self._calls.refusing = self._leaving = True
         self._outbound.put(frames.goaway(self._calls.last_stream, ErrorCode.NO_ERROR))
 

@@ -1,9 +1,16 @@
 """gRPC messages out of DATA payloads (five-byte prefix: compressed flag, length). Pure; bytes are copied twice at most.
 
-Called by `connection` for messages that do not come in exactly one frame.
+Called by `calls` for messages that do not come in exactly one frame.
 """
 
+from typing import Final
+
 from igw_extproc.transport import GrpcStatus
+
+_PREFIX: Final = 5
+# Small pieces are packed together up to this size: a message sent byte by byte takes little more than its own size,
+# and one that comes in usual frames is never moved before it is whole.
+_PACK: Final = 16_384
 
 
 class MessageFault(Exception):
@@ -16,44 +23,63 @@ class MessageFault(Exception):
 
 
 class Deframer:
-    """The unfinished message of one stream."""
+    """The unfinished message of one stream; `held` is its size so far, in bytes."""
 
-    __slots__ = ("_buffer", "_encoding", "_max_message", "_need")
+    __slots__ = ("_encoding", "_max_message", "_missing", "_parts", "_prefix", "held")
 
     def __init__(self, max_message: int, encoding: str) -> None:
+        self.held = 0
         self._max_message = max_message
         self._encoding = encoding
-        self._buffer = bytearray()
-        self._need = 5  # bytes in the buffer before anything can be done
-
-    def __len__(self) -> int:
-        return len(self._buffer)
+        self._prefix = b""
+        self._missing = -1  # bytes until the message is whole; -1 while its prefix is not
+        self._parts: list[bytearray] = []
 
     def feed(self, chunk: memoryview) -> list[bytes]:
         """The messages that this chunk completes. Raises MessageFault."""
-        buffer = self._buffer
-        buffer += chunk
-        if len(buffer) < self._need:
-            return []
         messages: list[bytes] = []
-        start = 0
-        with memoryview(buffer) as view:
-            while len(view) - start >= 5:
-                end = start + 5 + self._checked_length(view[start : start + 5])
-                self._need = end - start
-                if end > len(view):
-                    break
-                messages.append(bytes(view[start + 5 : end]))
-                start, self._need = end, 5
-        del buffer[:start]
+        at, end = 0, len(chunk)
+        while at < end or self._missing == 0:
+            if self._missing < 0:
+                used = min(_PREFIX - len(self._prefix), end - at)
+                self._read_prefix(bytes(chunk[at : at + used]))
+            else:
+                used = min(self._missing, end - at)
+                self._keep(chunk[at : at + used])
+                if not self._missing:
+                    messages.append(self._finish())
+            at += used
         return messages
 
-    def _checked_length(self, prefix: memoryview) -> int:
-        compressed, length = prefix[0], int.from_bytes(prefix[1:], "big")
+    def _read_prefix(self, piece: bytes) -> None:
+        self._prefix += piece
+        self.held += len(piece)
+        if len(self._prefix) == _PREFIX:
+            compressed, length = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
+            self._check(compressed, length)
+            self._missing = length
+
+    def _check(self, compressed: int, length: int) -> None:
         if compressed == 1 and self._encoding != "identity":
             raise MessageFault(GrpcStatus.UNIMPLEMENTED, f"grpc-encoding {self._encoding} is not supported")
         if compressed:
             raise MessageFault(GrpcStatus.INTERNAL, "compressed flag set without a grpc-encoding")
         if length > self._max_message:
             raise MessageFault(GrpcStatus.RESOURCE_EXHAUSTED, f"message of {length} bytes exceeds {self._max_message}")
-        return length
+
+    def _keep(self, piece: memoryview) -> None:
+        size = len(piece)
+        self._missing -= size
+        self.held += size
+        if self._parts and len(self._parts[-1]) + size <= _PACK:
+            self._parts[-1] += piece
+        else:
+            self._parts.append(bytearray(piece))
+
+    def _finish(self) -> bytes:
+        message = b"".join(self._parts)
+        self._parts.clear()
+        self._prefix = b""
+        self._missing = -1
+        self.held = 0
+        return message

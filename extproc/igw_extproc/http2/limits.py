@@ -5,7 +5,7 @@ Called by `server`, which hands the limits to every connection.
 
 from dataclasses import dataclass
 
-from igw_extproc.http2.frames import ConnectionFault, ErrorCode
+from igw_extproc.http2.frames import DEFAULT_MAX_FRAME, DEFAULT_WINDOW, ConnectionFault, ErrorCode
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -42,6 +42,11 @@ class Limits:
     keepalive_timeout_s: float = 20.0
     stall_s: float = 60.0  # without any progress of what is queued
     max_connections: int = 4_096
+
+    def __post_init__(self) -> None:
+        # A peer counts with the protocol's defaults until it has read our SETTINGS.
+        if min(self.stream_window, self.connection_window) < DEFAULT_WINDOW or self.max_frame < DEFAULT_MAX_FRAME:
+            raise ValueError("windows and frames cannot be smaller than HTTP/2's defaults")
 
 
 class CalmBudget:

@@ -192,14 +192,19 @@ class _Peer(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """Close after the open streams."""
-        self.connection.shut_down()
+        self.connection.shut_down(self._loop.time())
         self._flush()
 
     def abort(self) -> None:
         """Close now: the last word is a GOAWAY if the socket takes it."""
+        stuck = self._held_since is not None or self._leaving_since is not None
         self.connection.abort(ErrorCode.NO_ERROR, "server closes")
         self._flush()
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if stuck:
+            self._transport.abort()  # what waits to be written would keep it open
+        else:
             self._transport.close()
 
     # Inside

@@ -218,8 +218,9 @@ class Stream:
         self.finished = True
         self.started = True
         self.outbound.put(responses.http_headers(self.id, refusal.status, refusal.body))
-        self.last_frame = frames.frame(frames.DATA, frames.END_STREAM, self.id)
-        self.outbound.enqueue(self, refusal.body)
+        if refusal.body:
+            self.outbound.enqueue(self, refusal.body)
+        self._end_with(frames.frame(frames.DATA, frames.END_STREAM, self.id))
 
     def _end_with(self, last_frame: bytes) -> None:
         if self.queue:
