@@ -144,13 +144,15 @@ class Director:
         allowed = candidates(serving.ledgers, request.subset)
         if resolved.priority < 0 and allowed and saturation(allowed) >= 1.0:
             raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
+        # Nothing may fail after the pick: what it reserves is given back by the flight alone.
+        body = _rewritten(reading, asked, resolved.target)
         ask = _ask(reading, resolved, serving.scheduler, len(request.body))
         decision = serving.scheduler.pick(allowed, ask, now, self._rng)
         if decision is None:
             raise NoEndpoints(_why_none(view, request.subset))
         # Only declared names become labels: what clients make up has no end.
         flight = self._fly(view, asked if asked in view.models else "", decision, now)
-        return Placed(_placement(flight, reading, asked, resolved), flight)
+        return Placed(_placement(flight, body, asked, resolved.target), flight)
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
@@ -197,7 +199,7 @@ _REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
 
 def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, complete: bool) -> str | None:
     """The model asked for: in the body, else in the header, else the pool's only one if the body cannot tell."""
-    name = reading.model or header.model
+    name = reading.model or header.model or None
     if name is None and reading.api is not openai.Api.OPAQUE:
         if complete:
             raise BadRequest("The body has no `model`. Name the model that shall answer.")
@@ -223,10 +225,14 @@ def _ask(reading: openai.Reading, resolved: Resolved, scheduler: Scheduler, body
     return Ask(target, prompt, output, prefix, adapter, resolved.priority)
 
 
-def _placement(flight: Flight, reading: openai.Reading, asked: str | None, resolved: Resolved) -> Placement:
+def _rewritten(reading: openai.Reading, asked: str | None, target: str | None) -> bytes | None:
+    """The body with the target's name. None: it stays, since it has that name, or we have no whole body to change."""
+    if target is None or target == asked or reading.document is None:
+        return None
+    return openai.rewrite_model(reading.document, target)
+
+
+def _placement(flight: Flight, body: bytes | None, asked: str | None, target: str | None) -> Placement:
     destinations = tuple(ledger.endpoint.address for ledger in flight.decision.order)
-    target = resolved.target
-    if target is None or target == asked:
-        return Placement(destinations, flight.lease_id)
-    body = openai.rewrite_model(reading.document, target) if reading.document is not None else None
-    return Placement(destinations, flight.lease_id, body, (target, asked) if asked else None)
+    restore = (target, asked) if body is not None and target and asked else None
+    return Placement(destinations, flight.lease_id, body, restore)

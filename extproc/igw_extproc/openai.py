@@ -1,7 +1,7 @@
 """What a request body says to placement: model, prompt, output bound. Pure; knows the paths of OpenAI-like APIs.
 
 A path that is not in the table is opaque: its body is never parsed and never refused. A body that the proxy cut short
-is closed with the few endings that a cut can need; if none fits, the model name is searched for in what came.
+is read as far as it goes; where even that fails, the model name is searched for in what came.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from igw_extproc import cut_json
 from igw_extproc.errors import BadRequest, WrongContentType
 
 
@@ -78,8 +79,11 @@ def read(path: str | None, content_type: str | None, body: bytes, complete: bool
 
 
 def rewrite_model(document: dict[str, Any], name: str) -> bytes:
-    """The body with another model name; everything else as it was."""
-    return orjson.dumps({**document, "model": name})
+    """The body with another model name; everything else as it was. Raises BadRequest if that cannot be written."""
+    try:
+        return orjson.dumps({**document, "model": name})
+    except orjson.JSONEncodeError:
+        raise BadRequest("The body is nested too deeply.") from None
 
 
 def _reading(api: Api, document: dict[str, Any], complete: bool) -> Reading:
@@ -123,42 +127,9 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-# What may be open where a body was cut: a string in a message, in a content part, in a list of prompts, at the top.
-_ENDINGS = (b'"}]}', b'"}]}]}', b'"}', b'"]}', b"}]}", b"]}", b"}")
-
-
 def _parse_cut(body: bytes) -> dict[str, Any] | None:
-    head = _without_broken_end(body)
-    for ending in _ENDINGS:
-        try:
-            document = orjson.loads(head + ending)
-        except orjson.JSONDecodeError:
-            continue
-        return document if isinstance(document, dict) else None
-    return None
-
-
-def _without_broken_end(body: bytes) -> bytes:
-    """Drop an escape (or half of a surrogate pair) or a UTF-8 sequence that the cut may have left incomplete."""
-    end = len(body)
-    while (escape := body.rfind(b"\\", max(0, end - 6), end)) >= 0 and _starts_escape(body, escape):
-        end = escape
-    for back in range(1, min(4, end) + 1):
-        byte = body[end - back]
-        if byte < 0x80:
-            break
-        if byte >= 0xC0:  # the first byte of a sequence: drop it with its tail
-            end -= back
-            break
-    return body[:end]
-
-
-def _starts_escape(body: bytes, at: int) -> bool:
-    """Whether the backslash at `at` is not itself escaped: it ends a run of odd length."""
-    start = at
-    while start > 0 and body[start - 1] == 0x5C:
-        start -= 1
-    return (at - start) % 2 == 0
+    document = cut_json.parse(body)
+    return document if isinstance(document, dict) else None
 
 
 _MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.){1,512})"')
@@ -169,16 +140,23 @@ def _search_model(body: bytes) -> str | None:
     for part in (body[:65536], body[-65536:]):
         found = _MODEL.search(part)
         if found:
-            name = orjson.loads(b'"' + found[1] + b'"')
-            return name if isinstance(name, str) else None
+            return _text(found[1])
     return None
+
+
+def _text(inner: bytes) -> str | None:
+    """What a JSON string with this inside says; None if it is none."""
+    try:
+        return str(orjson.loads(b'"%s"' % inner))
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _pieces(document: dict[str, Any]) -> Iterable[bytes]:
     """The prompt's parts in the order in which chat templates lay them out: tools, system, messages or prompt."""
     tools = document.get("tools")
     if tools:
-        yield orjson.dumps(tools)
+        yield _as_json(tools)
     for name in ("instructions", "system", "prompt", "input", "query", "text_1"):
         if name in document:
             yield _flat(document[name])
@@ -204,10 +182,17 @@ def _message(message: Any) -> Iterable[bytes]:
 def _flat(value: Any) -> bytes:
     """Text as it is; a list of text parts as their texts; anything else as JSON (token ids, images, objects)."""
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode()
     if isinstance(value, list) and value and all(isinstance(part, dict) and _is_text(part) for part in value):
-        return b"\x00".join(part["text"].encode("utf-8", "surrogatepass") for part in value)
-    return b"" if value is None else orjson.dumps(value)
+        return b"\x00".join(part["text"].encode() for part in value)
+    return b"" if value is None else _as_json(value)
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # deeper than it writes, though it read it
+        return b""
 
 
 def _is_text(part: dict[str, Any]) -> bool:
@@ -235,7 +220,7 @@ def _is_json(content_type: str) -> bool:
 
 def _is_framed(content_type: str | None) -> bool:
     """gRPC to the engine, or a form with files: bytes that we pass on unread, whatever the path."""
-    return content_type is not None and content_type.startswith(("application/grpc", "multipart/form-data"))
+    return content_type is not None and content_type.lower().startswith(("application/grpc", "multipart/form-data"))
 
 
 # ------------------------------------------------------------------------------------------------ responses
