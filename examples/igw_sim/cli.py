@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -129,7 +130,8 @@ async def _serve(settings: Sequence[Settings], host: str, port: int, broken: dic
                 try:
                     address = await server.start(host, port + index if port else 0)
                 except OSError as error:
-                    print(f"igw sim: cannot listen on {host}:{port + index}: {error.strerror}", file=sys.stderr)
+                    reason = os.strerror(error.errno) if error.errno else str(error)
+                    print(f"igw sim: cannot listen on {host}:{port + index}: {reason}", file=sys.stderr)
                     return 2
                 await server.break_with(broken)
                 one = server.settings
@@ -155,10 +157,13 @@ async def _all_died(servers: Sequence[SimServer], stopping: asyncio.Event) -> No
 
 
 def _give_up(message: str) -> NoReturn:
-    print(f"igw sim: {message}", file=sys.stderr)
+    print(f"igw sim: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
 def main() -> None:
     """The entry point; reads `sys.argv`."""
-    app()
+    try:
+        app(standalone_mode=False)
+    except typer.TyperException as error:
+        _give_up(error.format_message())

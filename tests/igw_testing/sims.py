@@ -1,0 +1,49 @@
+"""Simulated engines in the test's own process, on real sockets, and quick enough for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from igw_sim.lengths import Lengths
+from igw_sim.model import Limits, Speed
+from igw_sim.presets import PRESETS
+from igw_sim.server import Settings, SimServer
+
+
+def sim_settings(name: str = "sim", output_tokens: str = "fixed:8", **changes: Any) -> Settings:
+    """The `tiny` preset; `changes` are fields of `Settings`, or of its limits or speed."""
+    tiny = PRESETS["tiny"]
+    limits = {field: changes.pop(field) for field in tuple(changes) if field in Limits.__slots__}
+    speed = {field: changes.pop(field) for field in tuple(changes) if field in Speed.__slots__}
+    return Settings(
+        name=name,
+        limits=replace(tiny.limits, **limits),
+        speed=replace(tiny.speed, **speed),
+        lengths=Lengths.parse(output_tokens),
+        **changes,
+    )
+
+
+class RunningSim:
+    """A server that listens: its settings, its URL and the server itself."""
+
+    def __init__(self, server: SimServer, address: tuple[str, int]) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.address = address
+        self.url = f"http://{address[0]}:{address[1]}"
+
+
+@asynccontextmanager
+async def running_sim(settings: Settings | None = None) -> AsyncIterator[RunningSim]:
+    """One simulated engine for as long as the context lasts."""
+    server = SimServer(settings or sim_settings())
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(server.run())
+        try:
+            yield RunningSim(server, await server.start())
+        finally:
+            await server.stop()
+            running.cancel()
