@@ -12,7 +12,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from igw_api.meta import ApiObject, Invalid, Labels, Name, ObjectMeta, Port, Strict, Unsupported, unique
+from igw_api.meta import (
+    ADDRESS_PATTERN,
+    ApiObject,
+    Invalid,
+    Labels,
+    Name,
+    ObjectMeta,
+    Port,
+    Strict,
+    Unsupported,
+    unique,
+)
 from igw_api.objects import Key, Member, Service, join_host_port
 
 
@@ -20,10 +31,10 @@ def _address(value: str) -> str:
     try:
         return str(ip_address(value))
     except ValueError:
-        raise PydanticCustomError("address", "must be an IP address; host names are not resolved") from None
+        raise PydanticCustomError("address", "must be an IP address, version 4 or 6") from None
 
 
-Address = Annotated[str, Field(min_length=2, max_length=45), AfterValidator(_address)]
+Address = Annotated[str, Field(min_length=2, max_length=45, pattern=ADDRESS_PATTERN), AfterValidator(_address)]
 
 
 class Endpoint(Strict):

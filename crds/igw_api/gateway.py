@@ -18,7 +18,9 @@ from igw_api.meta import (
     NAME_PATTERN,
     X_K8S_GROUP,
     ApiObject,
+    GroupName,
     Invalid,
+    KindName,
     Name,
     Namespace,
     ObjectMeta,
@@ -163,8 +165,8 @@ class MatchSpec(Strict):
 
 
 class BackendRefSpec(Strict):
-    group: str = ""
-    kind: str = "Service"
+    group: GroupName = ""
+    kind: KindName = "Service"
     namespace: Namespace | None = None
     name: Name
     port: Port | None = None

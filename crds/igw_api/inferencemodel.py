@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from igw_api.meta import X_K8S_GROUP, ApiObject, Invalid, PoolRef, Strict, cel, pool_key
+from igw_api.meta import X_K8S_GROUP, ApiObject, GroupName, Invalid, PoolRef, Strict, cel, pool_key
 from igw_api.objects import Model, Objective, Rewrite, RewriteRule, Target
 
 Criticality = Literal["Critical", "Standard", "Sheddable"]
@@ -37,7 +37,7 @@ class TargetModel(Strict):
 class AlphaPoolRef(PoolRef):
     """The InferencePool that serves the model, in the object's own namespace."""
 
-    group: str = X_K8S_GROUP
+    group: GroupName = X_K8S_GROUP
     """Group of the pool; any of the two groups that define InferencePool."""
 
 

@@ -12,7 +12,20 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from igw_api.meta import ApiObject, Invalid, Labels, Name, Namespace, ObjectMeta, Port, Strict, cel, unique
+from igw_api.meta import (
+    ApiObject,
+    GroupName,
+    Invalid,
+    KindName,
+    Labels,
+    Name,
+    Namespace,
+    ObjectMeta,
+    Port,
+    Strict,
+    cel,
+    unique,
+)
 from igw_api.objects import AttachTo, FailureMode, Key, Pool
 from igw_api.problems import wording
 from igw_api.wire import ATTACH_TO_ANNOTATION
@@ -62,9 +75,9 @@ class EndpointPickerRef(Strict):
 
     model_config = ConfigDict(json_schema_extra=_PICKER_RULE)
 
-    group: str = ""
+    group: GroupName = ""
     """Group of the referenced object; empty for the core group."""
-    kind: str = "Service"
+    kind: KindName = "Service"
     """Kind of the referenced object."""
     name: Name
     """Name of the picker's Service, in the pool's namespace."""
@@ -97,9 +110,9 @@ class ExtensionRef(Strict):
 
     model_config = ConfigDict(json_schema_extra=_ONE_PORT_NAME_RULE)
 
-    group: str = ""
+    group: GroupName = ""
     """Group of the referenced object; empty for the core group."""
-    kind: str = "Service"
+    kind: KindName = "Service"
     """Kind of the referenced object."""
     name: Name
     """Name of the picker's Service, in the pool's namespace."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from igw_api.meta import K8S_GROUP, ApiObject, PoolRef, Strict, pool_key
+from igw_api.meta import ApiObject, PoolRef, Strict, pool_key
 from igw_api.objects import Policy
 
 # The picker's table of policies has the same names; a test compares.
@@ -19,9 +19,6 @@ SchedulingPolicy = Literal[
 
 class TargetRef(PoolRef):
     """A pool that the policy is for."""
-
-    group: str = K8S_GROUP
-    """Group of the pool; any of the two groups that define InferencePool."""
 
 
 class Scheduling(Strict):
@@ -49,5 +46,5 @@ class InferencePoolPolicy(ApiObject):
     def convert(self) -> tuple[Policy]:
         """The policy. Raises Invalid."""
         meta, spec = self.metadata, self.spec
-        pools = tuple(pool_key(meta, ref) for ref in spec.target_refs)
+        pools = tuple(pool_key(meta, ref, ("targetRefs", index)) for index, ref in enumerate(spec.target_refs))
         return (Policy(meta.key, pools, spec.scheduling.policy, meta.created),)

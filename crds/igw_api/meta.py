@@ -28,11 +28,17 @@ NAMESPACE_PATTERN: Final = f"^{_LABEL}$"
 _QUALIFIED: Final = "([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 LABEL_KEY_PATTERN: Final = rf"^({_LABEL}(\.{_LABEL})*/)?{_QUALIFIED}$"
 LABEL_VALUE_PATTERN: Final = f"^({_QUALIFIED})?$"
+GROUP_PATTERN: Final = rf"^({_LABEL}(\.{_LABEL})*)?$"
+KIND_PATTERN: Final = "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$"
+# Enough to keep host names out of a cluster; `endpoints` reads the address itself.
+ADDRESS_PATTERN: Final = "^[0-9a-fA-F.:]+$"
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=NAMESPACE_PATTERN)]
 LabelKey = Annotated[str, Field(min_length=1, max_length=253, pattern=LABEL_KEY_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+GroupName = Annotated[str, Field(max_length=253, pattern=GROUP_PATTERN)]
+KindName = Annotated[str, Field(min_length=1, max_length=63, pattern=KIND_PATTERN)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Labels = dict[LabelKey, LabelValue]
 PathPart = str | int
@@ -148,20 +154,20 @@ class ApiObject(Strict):
 class PoolRef(Strict):
     """The InferencePool that an object belongs to, in the object's own namespace."""
 
-    group: str = K8S_GROUP
+    group: GroupName = K8S_GROUP
     """Group of the pool; any of the two groups that define InferencePool."""
-    kind: str = "InferencePool"
+    kind: KindName = "InferencePool"
     """Kind of the referenced object."""
     name: Name
     """Name of the pool."""
 
 
-def pool_key(meta: ObjectMeta, ref: PoolRef) -> Key:
-    """The pool that `ref` means. Raises Invalid when it means anything else than an InferencePool."""
+def pool_key(meta: ObjectMeta, ref: PoolRef, field: tuple[PathPart, ...] = ("poolRef",)) -> Key:
+    """The pool that `ref`, at `field` of the spec, means. Raises Invalid when it is no InferencePool."""
     if ref.kind != "InferencePool":
-        raise Invalid(("spec", "poolRef", "kind"), f"must be InferencePool, not {ref.kind}")
+        raise Invalid(("spec", *field, "kind"), f"must be InferencePool, not {ref.kind}")
     if ref.group not in (K8S_GROUP, X_K8S_GROUP):
-        raise Invalid(("spec", "poolRef", "group"), f"must be {K8S_GROUP} or {X_K8S_GROUP}, not {ref.group!r}")
+        raise Invalid(("spec", *field, "group"), f"must be {K8S_GROUP} or {X_K8S_GROUP}, not {ref.group!r}")
     return Key(meta.namespace, ref.name)
 
 

@@ -77,6 +77,9 @@ def _unknown_field(error: ErrorDetails, model: type[BaseModel]) -> str:
 _PATTERNS: Final[Mapping[str, str]] = {
     meta.NAME_PATTERN: "a name of lower case letters, digits, - and .",
     meta.NAMESPACE_PATTERN: "a name of lower case letters, digits and -",
+    meta.ADDRESS_PATTERN: "an IP address (host names are not resolved)",
+    meta.GROUP_PATTERN: "an API group such as example.com",
+    meta.KIND_PATTERN: "a kind such as Service",
     meta.LABEL_KEY_PATTERN: "a label name such as app or example.com/app",
     meta.LABEL_VALUE_PATTERN: "a label value of letters, digits, -, _ and .",
 }

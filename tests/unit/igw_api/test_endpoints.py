@@ -47,7 +47,11 @@ def test_ipv6_addresses_are_written_one_way() -> None:
 @pytest.mark.parametrize(
     ("entries", "refusal"),
     [
-        ([{"address": "gpu-1"}], "spec.endpoints[0].address: must be an IP address; host names are not resolved"),
+        (
+            [{"address": "gpu-1"}],
+            "spec.endpoints[0].address: must be an IP address (host names are not resolved), not 'gpu-1'",
+        ),
+        ([{"address": "1.2.3.256"}], "spec.endpoints[0].address: must be an IP address, version 4 or 6"),
         ([{"address": "::1"}, {"address": "0::1"}], "spec.endpoints: endpoint ::1 occurs twice"),
         (
             [{"address": "1.1.1.1", "name": "a"}, {"address": "1.1.1.2", "name": "a"}],

@@ -1,0 +1,180 @@
+"""Writes the CustomResourceDefinitions in crds/*.yaml from the models: `python -m igw_api.crdgen [FOLDER]`.
+
+The models are the only place where a field is described. `definitions()` is pure; `main` writes the files, and a test
+proves that those in the repository are fresh.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel
+
+from igw_api.kinds import KINDS
+from igw_api.meta import K8S_GROUP, LLM_D_GROUP, OWN_GROUP, X_K8S_GROUP, ApiObject
+from igw_api.status import AlphaPoolStatus, ConditionsStatus, PoolStatus
+from igw_api.structural import Schema, structural
+
+Column = tuple[str, str, str]  # name, type, JSON path
+_AGE: Final[Column] = ("Age", "date", ".metadata.creationTimestamp")
+_POOL: Final[Column] = ("Inference Pool", "string", ".spec.poolRef.name")
+
+HEADER: Final = "# Written by `python -m igw_api.crdgen` from the models in crds/igw_api. Do not edit.\n"
+# The API server lets nobody define kinds in *.k8s.io without saying whether the community approved the definition.
+_APPROVAL: Final = "unapproved, the inference extension's InferencePool as this gateway reads it"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a CRD needs beyond the model. Of `versions` the first is the one that is stored."""
+
+    group: str
+    kind: str
+    versions: tuple[str, ...]
+    status: type[BaseModel]
+    columns: tuple[Column, ...] = ()
+    short_names: tuple[str, ...] = ()
+    plural: str = ""  # the name in URLs; empty: the kind and an s
+
+    @property
+    def resource(self) -> str:
+        """The name in URLs."""
+        return self.plural or f"{self.kind.lower()}s"
+
+    @property
+    def name(self) -> str:
+        """The CRD's own name."""
+        return f"{self.resource}.{self.group}"
+
+
+def _picker(field: str) -> Column:
+    return ("Picker", "string", f".spec.{field}.name")
+
+
+DEFINITIONS: Final = (
+    Definition(K8S_GROUP, "InferencePool", ("v1",), PoolStatus, (_picker("endpointPickerRef"),), ("infpool",)),
+    Definition(
+        X_K8S_GROUP,
+        "InferencePool",
+        ("v1alpha2", "v1alpha1"),
+        AlphaPoolStatus,
+        (_picker("extensionRef"),),
+        ("xinfpool",),
+    ),
+    Definition(
+        X_K8S_GROUP,
+        "InferenceModel",
+        ("v1alpha2", "v1alpha1"),
+        ConditionsStatus,
+        (
+            ("Model Name", "string", ".spec.modelName"),
+            _POOL,
+            ("Criticality", "string", ".spec.criticality"),
+            ("Accepted", "string", ".status.conditions[?(@.type=='Accepted')].status"),
+        ),
+    ),
+    *(
+        Definition(
+            group,
+            "InferenceObjective",
+            ("v1alpha2",),
+            ConditionsStatus,
+            (_POOL, ("Priority", "integer", ".spec.priority")),
+        )
+        for group in (X_K8S_GROUP, LLM_D_GROUP)
+    ),
+    *(
+        Definition(group, "InferenceModelRewrite", ("v1alpha2",), ConditionsStatus, (_POOL,))
+        for group in (X_K8S_GROUP, LLM_D_GROUP)
+    ),
+    Definition(
+        OWN_GROUP,
+        "InferencePoolPolicy",
+        ("v1alpha1",),
+        ConditionsStatus,
+        (("Scheduling", "string", ".spec.scheduling.policy"),),
+        plural="inferencepoolpolicies",
+    ),
+    Definition(OWN_GROUP, "EndpointList", ("v1alpha1",), ConditionsStatus, short_names=("epl",)),
+)
+
+
+def crd(definition: Definition) -> dict[str, Any]:
+    """The CustomResourceDefinition, as data."""
+    metadata: dict[str, Any] = {"name": definition.name}
+    if definition.group.endswith(".k8s.io"):
+        metadata["annotations"] = {"api-approved.kubernetes.io": _APPROVAL}
+    names: dict[str, Any] = {
+        "kind": definition.kind,
+        "listKind": f"{definition.kind}List",
+        "plural": definition.resource,
+        "singular": definition.kind.lower(),
+    }
+    if definition.short_names:
+        names["shortNames"] = list(definition.short_names)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": metadata,
+        "spec": {
+            "group": definition.group,
+            "names": names,
+            "scope": "Namespaced",
+            "versions": [_version(definition, version) for version in definition.versions],
+        },
+    }
+
+
+def _version(definition: Definition, version: str) -> dict[str, Any]:
+    model = KINDS[definition.kind][f"{definition.group}/{version}"]
+    columns = (*definition.columns, _AGE)
+    return {
+        "name": version,
+        "served": True,
+        "storage": version == definition.versions[0],
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [{"name": name, "type": type_, "jsonPath": path} for name, type_, path in columns],
+        "schema": {"openAPIV3Schema": _schema(model, definition.status)},
+    }
+
+
+def _schema(model: type[ApiObject], status: type[BaseModel]) -> Schema:
+    return {
+        "description": " ".join((model.__doc__ or "").split()),
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"description": "Version of the schema that this object is written in.", "type": "string"},
+            "kind": {"description": "Kind of the object.", "type": "string"},
+            "metadata": {"type": "object"},
+            "spec": structural(model, "spec"),
+            "status": structural(status),
+        },
+    }
+
+
+def definitions() -> Iterator[tuple[str, str]]:
+    """Name and text of each file."""
+    for definition in DEFINITIONS:
+        text = yaml.dump(crd(definition), Dumper=_Dumper, sort_keys=False, width=100)
+        yield f"{definition.group}_{definition.resource}.yaml", HEADER + text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every value out: anchors for repeated lists would be hard to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def main(folder: Path) -> None:
+    """Write all files to `folder`."""
+    for name, text in definitions():
+        (folder / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1])
