@@ -4,6 +4,7 @@ The other commands belong to other packages, which this one does not import: the
 """
 
 import asyncio
+import shlex
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
@@ -15,7 +16,7 @@ import typer
 from igw_api.objects import Key, Member
 from igw_operator.console import Console
 from igw_operator.render.files import Address
-from igw_operator.settings import UpSettings
+from igw_operator.settings import UpSettings, picker_module
 from igw_operator.standalone import EXIT_REFUSED
 from igw_operator.standalone import up as run_up
 
@@ -79,6 +80,7 @@ def _up(
     drain_timeout: Annotated[float, typer.Option(help="Seconds that requests may still run at the end.")] = 30.0,
     concurrency: Annotated[int | None, typer.Option(help="Envoy's worker threads. One per core by default.")] = None,
     log_level: Annotated[str, typer.Option(help="Level of the logs: debug, info, warning or error.")] = "info",
+    picker_command: Annotated[str | None, typer.Option(hidden=True, help="Another picker, for tests.")] = None,
 ) -> None:
     """Run the gateway on this machine: Envoy, the picker, and the manifests that say what leads where."""
     console = Console()
@@ -90,6 +92,7 @@ def _up(
             listen_host=listen_host,
             listens=dict(parse_listen(text, listen_host) for text in listen or ()),
             picker_transport=picker_transport,
+            picker_command=tuple(shlex.split(picker_command)) if picker_command else picker_module(),
             admin_port=admin_port,
             metrics_port=metrics_port,
             first_byte=first_byte,

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console as RichConsole
-from rich.table import Table
 
 from igw_operator.plan.model import GatewayPlan, PlannedListener, Refusal
 from igw_operator.ports import Bind, Places
@@ -41,14 +40,15 @@ class Console:
 
     def overview(self, plan: GatewayPlan, binds: Mapping[Bind, Address]) -> None:
         """Listeners, what they lead to, and the endpoints there."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("LISTENER", "ADDRESS", "LEADS TO", "ENDPOINTS"):
-            table.add_column(column, overflow="fold")
+        rows = [("LISTENER", "ADDRESS", "LEADS TO", "ENDPOINTS")]
         for listener in plan.listeners:
-            address = binds[listener.gateway, listener.port]
-            for row in _targets(listener, plan) or [("nothing (404)", "")]:
-                table.add_row(listener.label, str(address), *row)
-        self._out.print(table)
+            address = str(binds[listener.gateway, listener.port])
+            targets = _targets(listener, plan) or [("nothing (404)", "")]
+            rows += [(listener.label, address, *target) for target in targets]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)]
+            self._out.print("  ".join(cells).rstrip(), markup=False, style="bold" if row is rows[0] else None)
 
     def places(self, places: Places, directory: Path) -> None:
         """Where to look further."""

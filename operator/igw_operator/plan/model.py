@@ -142,7 +142,8 @@ class GatewayPlan:
     picker: PickerRules = field(default_factory=PickerRules)
     # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.
     idle_timeout: float = 3600.0
-    max_body_kept: int = 8 * 2**20  # a request body up to this size can be sent again
+    # A request body up to this size can be sent again, and reaches the picker whole.
+    max_body_kept: int = 4 * 2**20
 
     @property
     def endpoints(self) -> int:

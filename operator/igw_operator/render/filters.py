@@ -1,7 +1,8 @@
 """How Envoy talks to the picker: two ext_proc filters on every listener, switched per route. Pure.
 
-Placement: one message with the request's body and a few attributes, one answer that names the endpoint; the stream
-then stays open until the response has ended, which is how the picker knows what is in flight. First byte: the response
+Placement: the headers that matter, then the body; the answer to the body names the endpoint. The stream then stays open
+until the response has ended, which is how the picker knows what is in flight. The headers have to be sent although the
+body alone would do: only then Envoy holds them back, and asks before it chooses an endpoint. First byte: the response
 headers and the first chunk, then the picker ends the stream and Envoy goes on alone.
 
 Both are on every listener from the start: a filter added later would drain it.
@@ -9,6 +10,7 @@ Both are on every listener from the start: a filter added later would drain it.
 
 from envoy_data_plane.envoy.config.core import v3 as core_v3
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc_v3
+from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
@@ -19,16 +21,18 @@ from igw_operator.render.files import PICKER_CLUSTER, seconds
 PLACEMENT_FILTER = wire.EXT_PROC_FILTER
 FIRST_BYTE_FILTER = "first-byte"
 
-REQUEST_ATTRIBUTES = [
-    "xds.route_name",  # the pool
-    "request.path",
-    "request.method",
-    "request.id",
-    *(
-        f"request.headers['{name}']"
-        for name in ("content-type", wire.OBJECTIVE_HEADER, wire.FAIRNESS_HEADER, wire.MODEL_HEADER)
-    ),
+# All that the picker reads of a request besides its body. Every header sent costs both sides time.
+SENT_HEADERS = [
+    ":path",
+    ":method",
+    "content-type",
+    wire.REQUEST_ID_HEADER,
+    wire.OBJECTIVE_HEADER,
+    wire.FAIRNESS_HEADER,
+    wire.MODEL_HEADER,
+    wire.MODEL_REWRITE_HEADER,
 ]
+REQUEST_ATTRIBUTES = ["xds.route_name"]  # the pool
 RESPONSE_ATTRIBUTES = [
     f"request.headers['{wire.LEASE_HEADER}']",
     "response.code",
@@ -46,11 +50,16 @@ def placement_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
         grpc_service=_picker(),
         failure_mode_allow=True,
         processing_mode=ext_proc_v3.ProcessingMode(
-            request_header_mode=_HEADERS.SKIP,
+            request_header_mode=_HEADERS.SEND,
             request_body_mode=_BODY.BUFFERED_PARTIAL,
             response_header_mode=_HEADERS.SKIP,
         ),
         request_attributes=REQUEST_ATTRIBUTES,
+        forward_rules=ext_proc_v3.HeaderForwardingRules(
+            allowed_headers=matcher_v3.ListStringMatcher(
+                patterns=[matcher_v3.StringMatcher(exact=name) for name in SENT_HEADERS]
+            )
+        ),
         message_timeout=seconds(rules.message_timeout),
         metadata_options=ext_proc_v3.MetadataOptions(
             receiving_namespaces=ext_proc_v3.MetadataOptionsMetadataNamespaces(untyped=[wire.LB_NAMESPACE])
