@@ -46,14 +46,12 @@ class PoolView:
         return next(iter(self.models)) if len(self.models) == 1 else None
 
     def resolve(self, model: str | None, rewrite: str | None, objective: str | None, rng: random.Random) -> Resolved:
-        """Target name and priority. Raises UnknownModel where the pool declares its models and `model` is not one."""
+        """Target name and priority. Raises UnknownModel where the pool declares models but does not serve `model`."""
         priority, target, adapter = 0, model, None
         if model is not None and self.models:
             declared = self.models.get(model)
-            if declared is None:
-                raise UnknownModel(model, sorted(self.models))
-            if declared.targets and not any(one.weight for one in declared.targets):
-                raise UnknownModel(model, sorted(self.models.keys() - {model}))  # its name is only reserved
+            if declared is None or _is_reserved(declared):
+                raise UnknownModel(model, sorted(name for name, one in self.models.items() if not _is_reserved(one)))
             priority = declared.priority
             target = _weighted(declared.targets, rng) or model
             adapter = target if target != model else None
@@ -67,11 +65,15 @@ class PoolView:
         return Resolved(target, priority, adapter)
 
 
+def _is_reserved(model: Model) -> bool:
+    """Its targets all weigh 0: nobody else may have the name, and nobody is served under it."""
+    return bool(model.targets) and not any(target.weight for target in model.targets)
+
+
 def _weighted(targets: tuple[Target, ...], rng: random.Random) -> str | None:
     if len(targets) < 2:
         return targets[0].name if targets else None
-    weights = [target.weight for target in targets]
-    return rng.choices(targets, weights if any(weights) else None)[0].name
+    return rng.choices(targets, [target.weight for target in targets])[0].name
 
 
 class Datastore:

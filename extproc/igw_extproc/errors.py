@@ -57,7 +57,7 @@ class TooLarge(BadRequest):
 
 
 class UnknownModel(RoutingError):
-    """The pool declares its models, and this is none of them."""
+    """The pool declares its models, and serves none under this name."""
 
     status = 404
     kind = "invalid_request_error"

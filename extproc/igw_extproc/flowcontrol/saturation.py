@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from igw_extproc.domain import EngineKind
 from igw_extproc.inflight import Ledger
 
 # A handful of waiting requests, or a KV cache near its end, is where queueing begins: the bounds that the reference
@@ -23,6 +24,6 @@ def saturation(candidates: Sequence[Ledger]) -> float:
 
 def _fullness(ledger: Ledger) -> float:
     load = ledger.load
-    if load is None:
+    if load is None or load.engine is EngineKind.UNKNOWN:
         return 0.5
     return max(load.waiting / QUEUE_LIMIT, (load.kv_usage or 0.0) / KV_LIMIT)
