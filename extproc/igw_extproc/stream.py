@@ -222,7 +222,9 @@ class Exchange:
         if self._arrived is not None:
             return self._late_body(message)
         if self._mode is not BodyMode.FULL_DUPLEX:
-            return self._arrive(Part.REQUEST_BODY, message.body, complete=message.end_of_stream)
+            # Before trailers the stream goes on, but a buffered body is whole: Envoy refuses those it cannot hold.
+            complete = message.end_of_stream or self._mode is BodyMode.BUFFERED
+            return self._arrive(Part.REQUEST_BODY, message.body, complete)
         self._held += len(message.body)
         if self._held > self._limit:
             raise TooLarge(f"The body exceeds {self._limit} bytes.")
