@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 # that closes after each response must not make us spin.
 REFRESH_GAP: Final = 0.1
 CHECK_GAP: Final = 1.0
+# Some loops round timers to a millisecond, and ring early.
+TICK: Final = 0.002
 
 
 class Sink(Protocol):
@@ -200,7 +202,7 @@ class Scraper:
         while self._timers:
             when, _, target = self._timers[0]
             valid = when == target.wake and self._targets.get(target.address) is target
-            if valid and when > now:
+            if valid and when > now + TICK:
                 break
             heapq.heappop(self._timers)
             if valid:
@@ -209,7 +211,7 @@ class Scraper:
     def _due(self, target: _Target, now: float) -> None:
         if not target.tries:
             self._begin(target, now)
-        elif now >= target.deadline:
+        elif now + TICK >= target.deadline:
             self._give_up(target, Lost.TIMEOUT.value, now)
         else:
             self._retry(target)
