@@ -28,6 +28,7 @@ __all__ = [
     "keep_last_good",
     "load",
     "parse",
+    "parse_data",
 ]
 
 # Kinds whose names other groups use too (Knative's Service, Istio's Gateway): those are none of our business.
@@ -66,10 +67,19 @@ class ParseResult:
 
 def parse(text: str, source: str) -> ParseResult:
     """All documents of `text`, YAML or JSON. Never raises: what cannot be read or accepted becomes a Problem."""
+    return _parsed(documents(text), source)
+
+
+def parse_data(data: Any, source: str) -> ParseResult:
+    """The same for one object that is data already, as the API server sends it; its problems are all at line 1."""
+    return _parsed([Document(data, 1, None, 0)], source)
+
+
+def _parsed(read: Iterable[Document | Unreadable], source: str) -> ParseResult:
     manifests: dict[tuple[str, Key], Manifest] = {}
     problems: list[Problem] = []
     ignored: list[str] = []
-    for document in documents(text):
+    for document in read:
         for found in _read(document, source):
             if isinstance(found, str):
                 ignored.append(found)

@@ -96,7 +96,8 @@ def _string(error: ErrorDetails, _model: type[BaseModel]) -> str:
 
 
 def _count(error: ErrorDetails, word: str, limit: str) -> str:
-    return f"must have at {word} {error['ctx'][limit]} entries, not {error['ctx']['actual_length']}"
+    number = error["ctx"][limit]
+    return f"must have at {word} {number} {'entry' if number == 1 else 'entries'}, not {error['ctx']['actual_length']}"
 
 
 _SAYINGS: Final[Mapping[str, Callable[[ErrorDetails, type[BaseModel]], str]]] = {

@@ -38,6 +38,22 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
             yield from nodes(schema[keyword], f"{path}[]")
 
 
+def violations(schema: dict[str, Any], value: Any, path: str) -> list[str]:
+    """What the API server would say of `value`, as far as types, names and required fields go."""
+    kind = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}[schema["type"]]
+    if not isinstance(value, kind):
+        return [f"{path}: not {schema['type']}"]
+    if isinstance(value, list):
+        return [found for item in value for found in violations(schema["items"], item, f"{path}[]")]
+    if not isinstance(value, dict) or not schema.keys() & {"properties", "additionalProperties"}:
+        return [] if value in schema.get("enum", [value]) else [f"{path}: not in enum"]
+    fields = {name: schema.get("properties", {}).get(name, schema.get("additionalProperties")) for name in value}
+    missing = [f"{path}.{name}: missing" for name in schema.get("required", []) if name not in value]
+    unknown = [f"{path}.{name}: unknown" for name, inner in fields.items() if inner is None]
+    nested = [(inner, value[name], f"{path}.{name}") for name, inner in fields.items() if inner is not None]
+    return missing + unknown + [found for each in nested for found in violations(*each)]
+
+
 def test_the_files_in_the_repository_are_fresh() -> None:
     """`python -m igw_api.crdgen` was run after the last change of the models."""
     expected = dict(definitions())
@@ -113,6 +129,21 @@ def test_versions_of_one_definition_share_their_schema(definition: Any) -> None:
 def test_protected_groups_carry_the_annotation_that_the_api_server_demands(definition: Any) -> None:
     annotations = crd(definition)["metadata"].get("annotations", {})
     assert ("api-approved.kubernetes.io" in annotations) == definition.group.endswith(".k8s.io")
+
+
+def test_the_manifests_of_users_fit_the_definitions() -> None:
+    schemas_by_version = {
+        (one.kind, f"{one.group}/{version['name']}"): version["schema"]["openAPIV3Schema"]
+        for one in DEFINITIONS
+        for version in crd(one)["spec"]["versions"]
+    }
+    text = (Path(__file__).parents[2] / "data" / "manifests" / "inference-gateway-llm.yaml").read_text()
+    for document in yaml.safe_load_all(text):
+        schema = schemas_by_version[document["kind"], document["apiVersion"]]
+        assert violations(schema["properties"]["spec"], document["spec"], "spec") == []
+        assert violations(schema["properties"]["spec"], {**document["spec"], "extra": 1}, "spec") == [
+            "spec.extra: unknown"
+        ]
 
 
 def test_an_unset_failure_mode_stays_unset_in_the_cluster() -> None:

@@ -159,6 +159,10 @@ def test_what_standalone_mode_cannot_do_is_refused_by_field(rule: dict[str, Any]
     assert refusals(route(rule)) == [f"spec.rules[0].{refusal}"]
 
 
+def test_an_empty_list_of_unsupported_things_asks_for_nothing() -> None:
+    assert rule_of(filters=[]) == RouteRule()
+
+
 @given(st.integers(0, 99999), st.integers(0, 99999), st.integers(0, 99999))
 def test_duration_parts_add_up(hours: int, seconds: int, milliseconds: int) -> None:
     assert duration(f"{hours}h{seconds}s{milliseconds}ms") == pytest.approx(

@@ -94,4 +94,4 @@ def test_rewrite_rules_keep_their_order_and_names(group: str) -> None:
 
 
 def test_a_rewrite_rule_needs_a_target() -> None:
-    assert refusals(rewrite({"targets": []})) == ["spec.rules[0].targets: must have at least 1 entries, not 0"]
+    assert refusals(rewrite({"targets": []})) == ["spec.rules[0].targets: must have at least 1 entry, not 0"]

@@ -89,12 +89,12 @@ def test_creation_time_is_seconds_since_the_epoch_and_zero_for_files() -> None:
     ("spec", "refusal"),
     [
         ({"ports": (8000, 8000)}, "spec.targetPorts: port number 8000 occurs twice"),
-        ({"ports": ()}, "spec.targetPorts: must have at least 1 entries, not 0"),
+        ({"ports": ()}, "spec.targetPorts: must have at least 1 entry, not 0"),
         ({"ports": tuple(range(1, 10))}, "spec.targetPorts: must have at most 8 entries, not 9"),
         ({"ports": (65536,)}, "spec.targetPorts[0].number: must be at most 65535, not 65536"),
         ({"targetPorts": [{"number": "8000"}]}, "spec.targetPorts[0].number: must be a whole number, not '8000'"),
         ({"targetPorts": None}, "spec.targetPorts: is required"),
-        ({"selector": {"matchLabels": {}}}, "spec.selector.matchLabels: must have at least 1 entries, not 0"),
+        ({"selector": {"matchLabels": {}}}, "spec.selector.matchLabels: must have at least 1 entry, not 0"),
         ({"selector": {"app": "vllm"}}, "spec.selector.matchLabels: is required"),
         ({"appProtocol": "grpc"}, "spec.appProtocol: must be one of 'http' or 'kubernetes.io/h2c', not 'grpc'"),
         ({"targetPort": 80}, "spec.targetPort: unknown field; did you mean targetPorts?"),
@@ -103,6 +103,14 @@ def test_creation_time_is_seconds_since_the_epoch_and_zero_for_files() -> None:
             "spec.endpointPickerRef.failuremode: unknown field; did you mean failureMode?",
         ),
         ({"endpointPickerRef": {"name": "p"}}, "spec.endpointPickerRef.port: is required when kind is Service"),
+        (
+            {"endpointPickerRef": {"name": "p", "group": "example.com"}},
+            "spec.endpointPickerRef.group: must be \"\" (a Service), not 'example.com'",
+        ),
+        (
+            {"targetPorts": [{"number": 1, "protocol": "TCP"}]},
+            "spec.targetPorts[0].protocol: unknown field; remove it (known: number)",
+        ),
         (
             {"endpointPickerRef": {"name": "p", "kind": "Deployment"}},
             "spec.endpointPickerRef.kind: must be Service, not Deployment",

@@ -22,7 +22,7 @@ def test_a_policy_is_for_pools_of_its_own_namespace() -> None:
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
-        (policy(), "spec.targetRefs: must have at least 1 entries"),
+        (policy(), "spec.targetRefs: must have at least 1 entry"),
         (policy({"name": "a"}, {"name": "b", "kind": "Service"}), "spec.targetRefs[1].kind: must be InferencePool"),
         (policy({"name": "a"}, scheduling={"policy": "best"}), "spec.scheduling.policy: must be one of 'prefix-cache'"),
     ],

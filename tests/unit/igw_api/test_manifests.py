@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igw_api.manifests import collect, parse
+from igw_api.manifests import collect, parse, parse_data
 from igw_api.objects import Key
-from igw_testing.manifest_texts import ALPHA, V1, manifest
+from igw_testing.manifest_texts import ALPHA, GATEWAY, V1, manifest
 
 POOL = manifest("InferencePool", f"{ALPHA}/v1alpha2", {"selector": {"app": "a"}, "targetPortNumber": 8000})
 MODEL = manifest("InferenceModel", f"{ALPHA}/v1alpha2", {"modelName": "m", "poolRef": {"name": "x"}})
@@ -123,6 +123,16 @@ def test_lists_hold_objects_of_any_kind() -> None:
     assert problems(items) == ["f.yaml:6: List: items[2]: must be a mapping"]
 
 
+def test_a_list_without_a_list_is_refused() -> None:
+    assert problems("apiVersion: v1\nkind: List\nitems: {}\n") == ["f.yaml:3: List: items: must be a list"]
+    assert problems("apiVersion: v1\nkind: List\n") == []
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    (problem,) = problems(POOL.replace("name: x", "name: x\n  creationTimestamp: yesterday"))
+    assert problem.endswith("metadata.creationTimestamp: must be a timestamp such as 2026-01-31T12:00:00Z")
+
+
 def test_items_of_the_apis_own_lists_take_their_kind_from_the_list() -> None:
     item = {name: value for name, value in _data(POOL).items() if name in ("metadata", "spec")}
     text = json.dumps({"apiVersion": f"{ALPHA}/v1alpha2", "kind": "InferencePoolList", "metadata": {}, "items": [item]})
@@ -137,6 +147,19 @@ def test_json_is_read_as_json() -> None:
         "InferencePool",
         "InferenceModel",
     ]
+
+
+def test_an_object_from_the_api_server_is_judged_alike() -> None:
+    data = _data(POOL)
+    assert parse_data(data, "cluster").objects == parse(POOL, "f").objects
+    (problem,) = parse_data({**data, "spec": {"selector": {"app": "a"}}}, "cluster").problems
+    assert str(problem) == "cluster:1: InferencePool default/x: spec.targetPortNumber: is required"
+
+
+def test_a_cluster_scoped_object_has_no_namespace() -> None:
+    text = manifest("GatewayClass", GATEWAY, {"controllerName": "example.com/c"}, namespace="ignored")
+    (problem,) = parse(f"{text}---\n{text}", "f").problems
+    assert problem.key == Key("", "x")
 
 
 def test_a_wrong_field_in_json_is_found_by_line() -> None:
