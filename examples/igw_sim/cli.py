@@ -84,7 +84,7 @@ def _settings(options: dict[str, Any]) -> list[Settings]:
     base = _one(options)
     if options["count"] == 1:
         return [base]
-    return [replace(base, name=f"{base.name}-{index}", seed=base.seed + index) for index in range(options["count"])]
+    return [replace(base, name=f"{base.name}-{index}") for index in range(options["count"])]
 
 
 def _one(options: dict[str, Any]) -> Settings:

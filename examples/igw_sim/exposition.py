@@ -6,6 +6,7 @@ not by a Prometheus library, so that names and oddities are those of the real en
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from igw_sim.histogram import HistogramData
 from igw_sim.model import Limits, Statistics
@@ -73,6 +74,7 @@ class Page:
     def render(self, ranks: Sequence[Statistics], now: float, unix_now: float) -> bytes:
         """The page for these ranks. `now` is any steady clock in seconds, `unix_now` Unix time."""
         readings = [self._reading(rank, statistics, now, unix_now) for rank, statistics in enumerate(ranks)]
+        inner = [_inner(self._dialect.labels(self._model, rank)) for rank in range(len(ranks))]
         lines: list[str] = []
         for family in self._dialect.families:
             values = [(rank, family.read(reading)) for rank, reading in enumerate(readings)]
@@ -82,18 +84,17 @@ class Page:
                 lines.append(f"# HELP {family.name} {family.help}")
             lines.append(f"# TYPE {family.name} {family.kind}")
             for rank, value in values[:1] if family.process else values:
-                labels = {} if family.process else self._dialect.labels(self._model, rank)
-                lines += _samples(family.name, labels, value)
+                lines += _samples(family.name, "" if family.process else inner[rank], value)
             if self._dialect.created and family.kind != "gauge" and not family.process:
-                lines += self._created(family, len(values))
+                lines += self._created(family, inner)
         return ("\n".join(lines) + "\n").encode()
 
-    def _created(self, family: Family, ranks: int) -> Iterable[str]:
+    def _created(self, family: Family, inner: Sequence[str]) -> Iterable[str]:
         name = family.name.removesuffix("_total") + "_created"
         yield f"# HELP {name} {family.help}"
         yield f"# TYPE {name} gauge"
-        for rank in range(ranks):
-            yield from _samples(name, self._dialect.labels(self._model, rank), self.started_at)
+        for labels in inner:
+            yield from _samples(name, labels, self.started_at)
 
     def _reading(self, rank: int, statistics: Statistics, now: float, unix_now: float) -> Reading:
         prompt, generated = statistics.prompt_tokens, statistics.generation_tokens
@@ -107,23 +108,34 @@ class Page:
         return Reading(statistics, self._limits, self._adapters, *rates, dict(self._adapter_sets), self.started_at)
 
 
-def _samples(name: str, labels: Labels, value: Value) -> Iterable[str]:
+def _samples(name: str, labels: str, value: Value) -> Iterable[str]:
+    """The lines of one family; `labels` as `_inner` writes them."""
     if isinstance(value, HistogramData):
-        for bound, count in zip((*map(repr, map(float, value.bounds)), "+Inf"), value.cumulative, strict=True):
-            yield f"{name}_bucket{_braces({**labels, 'le': bound})} {float(count)}"
-        yield f"{name}_count{_braces(labels)} {float(value.count)}"
-        yield f"{name}_sum{_braces(labels)} {value.sum}"
+        head = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
+        for bound, count in zip(_bounds(value.bounds), value.cumulative, strict=True):
+            yield f'{head}{bound}"}} {count}.0'
+        braces = _braces(labels)
+        yield f"{name}_count{braces} {value.count}.0"
+        yield f"{name}_sum{braces} {float(value.sum)}"
     elif isinstance(value, int | float):
         yield f"{name}{_braces(labels)} {float(value)}"
     else:
         for more, number in value:
-            yield f"{name}{_braces({**labels, **more})} {float(number)}"
+            yield f"{name}{_braces(','.join(filter(None, (labels, _inner(more)))))} {float(number)}"
 
 
-def _braces(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
+# Pages are scraped many times a second, and most of a page is buckets.
+@cache
+def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*(repr(float(bound)) for bound in bounds), "+Inf")
+
+
+def _inner(labels: Labels) -> str:
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+
+
+def _braces(labels: str) -> str:
+    return f"{{{labels}}}" if labels else ""
 
 
 def _escape(value: str) -> str:

@@ -76,9 +76,11 @@ class SimServer:
         self.died = asyncio.Event()
         self._models: dict[str, str | None] = dict.fromkeys(settings.models)
         self._models |= {adapter: adapter for adapter in settings.adapters}
-        self._rng = Random(settings.seed)
+        # By name too: engines with one seed give equal replies, but fail and jitter each in their own way.
+        self._rng = Random(f"{settings.seed}/{settings.name}")
         self._drivers = [
-            Driver(settings.limits, settings.speed, Random(f"{settings.seed}/{rank}")) for rank in range(settings.ranks)
+            Driver(settings.limits, settings.speed, Random(f"{settings.seed}/{settings.name}/{rank}"))
+            for rank in range(settings.ranks)
         ]
         self._dialect = DIALECTS[settings.dialect]
         self._page = Page(self._dialect, settings.models[0], settings.adapters, settings.limits, time.time())

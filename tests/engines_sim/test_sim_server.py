@@ -55,6 +55,7 @@ async def until(session: aiohttp.ClientSession, *expected: Mapping[str, int]) ->
             ):
                 return
             await asyncio.sleep(0.005)
+    raise AssertionError(f"{ranks} never became {expected}")
 
 
 async def test_a_chat_answer_names_the_model_and_counts_tokens() -> None:
@@ -86,6 +87,16 @@ async def test_usage_is_streamed_only_when_asked_for() -> None:
         chunks = await events(session, "/v1/completions", prompt="hello")
     assert chunks[-1] == "[DONE]"
     assert not any("usage" in chunk for chunk in chunks[:-1])
+
+
+async def test_a_prompt_gets_the_same_reply_whichever_engine_serves_it() -> None:
+    """So that schedulers can be compared on equal work."""
+    answers = []
+    for name in ("a", "b"):
+        async with running_sim(sim_settings(name, output_tokens="lognormal:50:1")) as sim, client(sim) as session:
+            answers.append((await post(session, "/v1/chat/completions", **HELLO))[1])
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert answers[0]["usage"] == answers[1]["usage"]
 
 
 async def test_ignore_eos_and_min_tokens_lengthen_an_answer() -> None:
