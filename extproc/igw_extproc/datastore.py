@@ -47,14 +47,13 @@ class PoolView:
 
     def resolve(self, model: str | None, rewrite: str | None, objective: str | None, rng: random.Random) -> Resolved:
         """Target name and priority. Raises UnknownModel where the pool declares models but does not serve `model`."""
-        priority, target, adapter = 0, model, None
+        priority, target = 0, model
         if model is not None and self.models:
             declared = self.models.get(model)
             if declared is None or _is_reserved(declared):
                 raise UnknownModel(model, sorted(name for name, one in self.models.items() if not _is_reserved(one)))
             priority = declared.priority
             target = _weighted(declared.targets, rng) or model
-            adapter = target if target != model else None
         rule = rule_for(model, self.rules) if model is not None else None
         if rule is not None:
             target = _weighted(rule.targets, rng) or target
@@ -62,7 +61,8 @@ class PoolView:
             target = rewrite
         if objective is not None and objective in self.objectives:
             priority = self.objectives[objective].priority
-        return Resolved(target, priority, adapter)
+        # Whichever way the name came about: one that the client did not use is most likely an adapter's.
+        return Resolved(target, priority, target if target != model else None)
 
 
 def _is_reserved(model: Model) -> bool:

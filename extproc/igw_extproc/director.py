@@ -141,12 +141,13 @@ class Director:
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
         asked = _model_name(reading, header, view, request.complete)
         resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
-        allowed = candidates(serving.ledgers, request.subset)
+        allowed = candidates(serving.ledgers, _named(request.subset, serving.ledgers))
         if resolved.priority < 0 and allowed and saturation(allowed) >= 1.0:
             raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
         # Nothing may fail after the pick: what it reserves is given back by the flight alone.
         body = _rewritten(reading, asked, resolved.target)
-        ask = _ask(reading, resolved, serving.scheduler, len(request.body))
+        adapter = _adapter(resolved, allowed)
+        ask = _ask(reading, resolved, adapter, serving.scheduler, len(request.body))
         decision = serving.scheduler.pick(allowed, ask, now, self._rng)
         if decision is None:
             raise NoEndpoints(_why_none(view, request.subset))
@@ -207,6 +208,18 @@ def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, compl
     return name
 
 
+def _named(subset: tuple[str, ...] | None, ledgers: tuple[Ledger, ...]) -> set[str] | None:
+    """The addresses that a subset hint means: a host without a port stands for all of its ports."""
+    if subset is None:
+        return None
+    named = set(subset)
+    hosts = {one.strip("[]") for one in named if one.count(":") != 1 and "]:" not in one}
+    if hosts:
+        addresses = (ledger.endpoint.address for ledger in ledgers)
+        named.update(address for address in addresses if address.rpartition(":")[0].strip("[]") in hosts)
+    return named
+
+
 def _why_none(view: PoolView, subset: tuple[str, ...] | None) -> str:
     if not view.endpoints:
         return f"The pool {view.name} has no endpoints."
@@ -215,8 +228,18 @@ def _why_none(view: PoolView, subset: tuple[str, ...] | None) -> str:
     return f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers."
 
 
-def _ask(reading: openai.Reading, resolved: Resolved, scheduler: Scheduler, body_bytes: int) -> Ask:
-    text, target, adapter = reading.text, resolved.target or "", resolved.adapter
+def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
+    """The adapter to have in place. Where no engine tells of adapters, another name is but a name."""
+    if resolved.adapter is None:
+        return None
+    told = any(ledger.load is not None and ledger.load.max_adapters is not None for ledger in allowed)
+    return resolved.adapter if told else None
+
+
+def _ask(
+    reading: openai.Reading, resolved: Resolved, adapter: str | None, scheduler: Scheduler, body_bytes: int
+) -> Ask:
+    text, target = reading.text, resolved.target or ""
     # An opaque or unreadable body still costs something: its size is the best guess.
     prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
     produces = 0 if reading.api in _PRODUCES_NOTHING else DEFAULT_OUTPUT_TOKENS
