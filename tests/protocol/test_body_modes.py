@@ -1,6 +1,7 @@
-"""The other ways in which a proxy may hand out bodies: the picker answers in the way that its first message announces."""
+"""The other ways in which a proxy may hand out bodies: the picker answers as the stream's first message announces."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -36,9 +37,9 @@ MODEL = "request.headers['x-gateway-model-name']"
 CONTENT_TYPE = "request.headers['content-type']"
 
 
-def one_message(body: bytes, *, end: bool = True, **attributes: str) -> pb.ProcessingRequest:
+def one_message(body: bytes, attributes: Mapping[str, str] | None = None, *, end: bool = True) -> pb.ProcessingRequest:
     """The whole request in one message: the body, and what else matters as attributes."""
-    given = {"request.path": "/v1/chat/completions", CONTENT_TYPE: "application/json", **attributes}
+    given = {"request.path": "/v1/chat/completions", CONTENT_TYPE: "application/json", **(attributes or {})}
     return with_attributes(request_body(body, end=end), given)
 
 
@@ -159,10 +160,10 @@ async def test_one_message_is_refused_like_any_other_request(plain: PickerProces
         await stream.send(one_message(b"no JSON"))
         refusal(await stream.last(), 400, "rejected-bad-request")
     async with plain.stream(ONE_MESSAGE) as stream:
-        await stream.send(one_message(b"a=b", **{CONTENT_TYPE: "application/x-www-form-urlencoded"}))
+        await stream.send(one_message(b"a=b", {CONTENT_TYPE: "application/x-www-form-urlencoded"}))
         refusal(await stream.last(), 415, "rejected-bad-request")
     async with plain.stream(ONE_MESSAGE) as stream:
-        await stream.send(one_message(b"a=b", **{"request.path": "/unknown"}))
+        await stream.send(one_message(b"a=b", {"request.path": "/unknown"}))
         assert destinations(await stream.receive())
 
 
@@ -174,7 +175,7 @@ async def test_one_message_names_its_objective_in_an_attribute(shared: PickerPro
         pool(shared, busy, parts=[objective("batch", -1)]) as served,
         served.stream(BUFFERED_PARTIAL, NONE) as stream,
     ):
-        await stream.send(one_message(chat(), **attributes))
+        await stream.send(one_message(chat(), attributes))
         refusal(await stream.last(), 429, "rejected-saturated")
 
 
@@ -199,7 +200,7 @@ async def test_a_cut_body_that_does_not_show_its_model_is_placed_all_the_same(sh
             assert destinations(reply) == [served.engines[0].address]
             assert not common(reply).HasField("body_mutation")
         async with served.stream(BUFFERED_PARTIAL, NONE) as stream:
-            await stream.send(one_message(body, end=False, **{MODEL: "unheard-of"}))
+            await stream.send(one_message(body, {MODEL: "unheard-of"}, end=False))
             refusal(await stream.last(), 404, "rejected-unknown-model")
 
 
