@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from igw_api import wire
-
 from igw_extproc.domain import EngineKind, EngineLoad
 
 

@@ -157,7 +157,8 @@ class Connection(asyncio.BufferedProtocol):
             self.lose(Lost.MALFORMED)
 
     def eof_received(self) -> None:
-        """The peer sends no more: for a response without a length, that is its end."""
+        """The peer sends no more: for a response without a length, that is its end. `connection_lost` follows."""
+        self.usable = False
         if self._asked and self._headers_complete and not self._framed:
             self.on_message_complete()
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
 from igw_api import wire
 from igw_extproc.domain import EngineKind, EngineLoad
 from igw_extproc.engines import labelled_kind, read, samples
-from prometheus_client.parser import text_string_to_metric_families
 
 PAGES = Path(__file__).parents[2] / "data" / "engine-metrics"
 
