@@ -18,7 +18,7 @@ class Limits:
     # One stream stays open per request in flight. Envoy opens a further connection at the limit, so nothing fails
     # there; an idle stream costs about 1 KB, so a hostile peer gets some 16 MB.
     max_streams: int = 16_384
-    max_frame: int = 64 * _KIB
+    max_frame: int = 16 * _KIB  # Envoy sends no larger frames, whatever it is allowed
     # Whole bodies up to this size need no stream window update.
     stream_window: int = _MIB
     connection_window: int = 64 * _MIB
