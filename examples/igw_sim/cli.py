@@ -77,8 +77,9 @@ def _settings(options: dict[str, Any]) -> list[Settings]:
         raise BadOption("--jitter must be 0 or more, and below 1")
     if options["count"] < 1 or options["engines"] < 1:
         raise BadOption("--count and --engines must be at least 1")
-    if options["engines"] > 1 and options["engine"] != "vllm":
-        raise BadOption("--engines above 1 needs --engine vllm")
+    # vLLM itself reports no adapters when it has several ranks.
+    if options["engines"] > 1 and (options["engine"] != "vllm" or options["lora"]):
+        raise BadOption("--engines above 1 needs --engine vllm, and no --lora")
     if not 0 <= options["port"] <= 65536 - options["count"]:
         raise BadOption(f"--port {options['port']}: no such port")
     base = _one(options)
