@@ -131,6 +131,8 @@ class PickerRules:
     unhealthy_checks: int = 2
     healthy_checks: int = 1
     max_streams: int = 1_000_000  # every request in flight holds one
+    # The largest body that is placed; the proxy holds each until it has been. Images and long documents fit.
+    max_body_bytes: int = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

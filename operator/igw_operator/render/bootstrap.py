@@ -22,7 +22,14 @@ from igw_api import wire
 from igw_operator.plan.model import GatewayPlan, PlannedListener
 from igw_operator.render.clusters import cluster, eds_file, endpoints, picker_cluster, static_cluster, tcp_keepalive
 from igw_operator.render.files import Surroundings, file_source, resources, seconds, socket_address, text, typed
-from igw_operator.render.filters import FIRST_BYTE_FILTER, PLACEMENT_FILTER, first_byte_filter, placement_filter
+from igw_operator.render.filters import (
+    FIRST_BYTE_FILTER,
+    HOLD_FILTER,
+    PLACEMENT_FILTER,
+    first_byte_filter,
+    hold_filter,
+    placement_filter,
+)
 from igw_operator.render.routes import rds_file, route_table, table_name
 
 BOOTSTRAP_FILE = "bootstrap.json"
@@ -121,6 +128,7 @@ def _connection_manager(
 def _filters(plan: GatewayPlan) -> list[hcm_v3.HttpFilter]:
     chain = {
         PLACEMENT_FILTER: placement_filter(plan.picker),
+        HOLD_FILTER: hold_filter(plan.picker),
         FIRST_BYTE_FILTER: first_byte_filter(plan.picker),
         "envoy.filters.http.router": router_v3.Router(suppress_envoy_headers=True),
     }

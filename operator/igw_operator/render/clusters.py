@@ -99,10 +99,8 @@ def _picker_check(rules: PickerRules) -> core_v3.HealthCheck:
 
 
 def _override_host() -> cluster_v3.LoadBalancingPolicy:
-    sources = [
-        override_host_v3.OverrideHostOverrideHostSource(header=wire.DESTINATION_HEADER),
-        override_host_v3.OverrideHostOverrideHostSource(metadata=_lb_key(wire.DESTINATION_HEADER)),
-    ]
+    # Metadata only: the header of that name could come from a client, metadata comes from the picker alone.
+    sources = [override_host_v3.OverrideHostOverrideHostSource(metadata=_lb_key(wire.DESTINATION_HEADER))]
     return _policy(
         "envoy.load_balancing_policies.override_host",
         override_host_v3.OverrideHost(

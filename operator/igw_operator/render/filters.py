@@ -1,14 +1,16 @@
-"""How Envoy talks to the picker: two ext_proc filters on every listener, switched per route. Pure.
+"""How Envoy talks to the picker: filters on every listener, switched per route. Pure.
 
-Placement: the headers that matter, then the body; the answer to the body names the endpoint. The stream then stays open
-until the response has ended, which is how the picker knows what is in flight. The headers have to be sent although the
-body alone would do: only then Envoy holds them back, and asks before it chooses an endpoint. First byte: the response
-headers and the first chunk, then the picker ends the stream and Envoy goes on alone.
+Placement: one message with the request's body and a few attributes, one answer that names the endpoint in dynamic
+metadata; the stream then stays open until the response has ended, which is how the picker knows what is in flight.
+Hold: keeps the request's headers until its body is complete, else the router would choose an endpoint from the headers
+before the picker has been asked. First byte: the response headers and the first chunk, then the picker ends the stream
+and Envoy goes on alone.
 
-Both are on every listener from the start: a filter added later would drain it.
+All are on every listener from the start: a filter added later would drain it.
 """
 
 from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer_v3
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc_v3
 from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
@@ -20,25 +22,19 @@ from igw_operator.render.files import PICKER_CLUSTER, seconds
 
 PLACEMENT_FILTER = wire.EXT_PROC_FILTER
 FIRST_BYTE_FILTER = "first-byte"
+HOLD_FILTER = "envoy.filters.http.buffer"
 
-# All that the picker reads of a request besides its body. Every header sent costs both sides time.
-SENT_HEADERS = [
-    ":path",
-    ":method",
-    "content-type",
-    wire.REQUEST_ID_HEADER,
-    wire.OBJECTIVE_HEADER,
-    wire.FAIRNESS_HEADER,
-    wire.MODEL_HEADER,
-    wire.MODEL_REWRITE_HEADER,
+# All that the picker reads of a request besides its body: no message carries its headers.
+REQUEST_ATTRIBUTES = [
+    "xds.route_name",  # the pool
+    "request.path",
+    *(
+        f"request.headers['{name}']"
+        for name in ("content-type", wire.OBJECTIVE_HEADER, wire.MODEL_HEADER, wire.MODEL_REWRITE_HEADER)
+    ),
 ]
-REQUEST_ATTRIBUTES = ["xds.route_name"]  # the pool
-RESPONSE_ATTRIBUTES = [
-    f"request.headers['{wire.LEASE_HEADER}']",
-    "response.code",
-    "upstream.address",
-    "upstream.request_attempt_count",
-]
+# All that it reads of a response.
+RESPONSE_HEADERS = (":status", "content-type")
 
 _HEADERS = ext_proc_v3.ProcessingModeHeaderSendMode
 _BODY = ext_proc_v3.ProcessingModeBodySendMode
@@ -50,26 +46,24 @@ def placement_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
         grpc_service=_picker(),
         failure_mode_allow=True,
         processing_mode=ext_proc_v3.ProcessingMode(
-            request_header_mode=_HEADERS.SEND,
+            request_header_mode=_HEADERS.SKIP,
             request_body_mode=_BODY.BUFFERED_PARTIAL,
             response_header_mode=_HEADERS.SKIP,
         ),
         request_attributes=REQUEST_ATTRIBUTES,
-        forward_rules=ext_proc_v3.HeaderForwardingRules(
-            allowed_headers=matcher_v3.ListStringMatcher(
-                patterns=[matcher_v3.StringMatcher(exact=name) for name in SENT_HEADERS]
-            )
-        ),
         message_timeout=seconds(rules.message_timeout),
-        metadata_options=ext_proc_v3.MetadataOptions(
-            receiving_namespaces=ext_proc_v3.MetadataOptionsMetadataNamespaces(untyped=[wire.LB_NAMESPACE])
-        ),
+        metadata_options=ext_proc_v3.MetadataOptions(receiving_namespaces=_lb_namespace()),
         stat_prefix="placement",
     )
 
 
+def hold_filter(rules: PickerRules) -> buffer_v3.Buffer:
+    """Holds the headers until the body is complete. A body above the limit gets 413."""
+    return buffer_v3.Buffer(max_request_bytes=rules.max_body_bytes)
+
+
 def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
-    """Shows the picker when a response begins. Nothing depends on its answer."""
+    """Shows the picker when a response begins, and who gave it. Nothing depends on its answer."""
     return ext_proc_v3.ExternalProcessor(
         grpc_service=_picker(),
         failure_mode_allow=True,
@@ -79,15 +73,20 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
             response_body_mode=_BODY.STREAMED,
         ),
         send_body_without_waiting_for_header_response=True,
-        response_attributes=RESPONSE_ATTRIBUTES,
+        forward_rules=ext_proc_v3.HeaderForwardingRules(
+            allowed_headers=matcher_v3.ListStringMatcher(
+                patterns=[matcher_v3.StringMatcher(exact=name) for name in RESPONSE_HEADERS]
+            )
+        ),
+        metadata_options=ext_proc_v3.MetadataOptions(forwarding_namespaces=_lb_namespace()),
         message_timeout=seconds(rules.first_byte_timeout),
         stat_prefix=FIRST_BYTE_FILTER,
     )
 
 
 def bypass() -> dict[str, PackedAny]:
-    """Neither filter: the picker never hears of these requests."""
-    return {PLACEMENT_FILTER: _disabled(), FIRST_BYTE_FILTER: _disabled()}
+    """No filter: the picker never hears of these requests, and their bodies stream."""
+    return {PLACEMENT_FILTER: _disabled(), HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
 
 
 def placed(placement: Placement) -> dict[str, PackedAny]:
@@ -110,11 +109,19 @@ def placed_upgrade(placement: Placement) -> dict[str, PackedAny]:
             response_header_mode=_HEADERS.SKIP,
         ),
     )
-    return {PLACEMENT_FILTER: _overrides(overrides), FIRST_BYTE_FILTER: _disabled()}
+    return {PLACEMENT_FILTER: _overrides(overrides), HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
 
 
 def _picker() -> core_v3.GrpcService:
     return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
+
+
+def _lb_namespace() -> ext_proc_v3.MetadataOptionsMetadataNamespaces:
+    return ext_proc_v3.MetadataOptionsMetadataNamespaces(untyped=[wire.LB_NAMESPACE])
+
+
+def _not_held() -> PackedAny:
+    return PackedAny.pack(buffer_v3.BufferPerRoute(disabled=True))
 
 
 def _disabled() -> PackedAny:
