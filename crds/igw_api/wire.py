@@ -26,6 +26,9 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
 WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
 
+# Picker -> proxy: the tokens that a response cost, a number in `envoy.lb` metadata with the body's end.
+REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
+
 # Picker -> its own first-byte filter: which lease a response belongs to.
 LEASE_HEADER: Final = "x-igw-lease"
 

@@ -42,13 +42,31 @@ def decode(data: bytes) -> Message:
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
         return Message(
-            _BODIES[kind], {}, body.body, body.end_of_stream, attributes, request_mode, response_mode, subset, served, lease
+            _BODIES[kind],
+            {},
+            body.body,
+            body.end_of_stream,
+            attributes,
+            request_mode,
+            response_mode,
+            subset,
+            served,
+            lease,
         )
     if kind in _HEADERS:
         head: pb.HttpHeaders = getattr(request, kind)
         headers = {h.key.lower(): h.value or h.raw_value.decode("latin-1") for h in head.headers.headers}
         return Message(
-            _HEADERS[kind], headers, b"", head.end_of_stream, attributes, request_mode, response_mode, subset, served, lease
+            _HEADERS[kind],
+            headers,
+            b"",
+            head.end_of_stream,
+            attributes,
+            request_mode,
+            response_mode,
+            subset,
+            served,
+            lease,
         )
     return Message(_TRAILERS[kind], attributes=attributes, request_mode=request_mode, response_mode=response_mode)
 

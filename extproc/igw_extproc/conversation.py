@@ -7,13 +7,14 @@ client its request: the stream ends with an error, and the proxy goes on by its 
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from igw_api import wire
 from igw_extproc import codec, openai
 from igw_extproc.director import Director, Flight
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
-from igw_extproc.stream import Arrived, Chunk, Exchange, Finish, Output, Responded
+from igw_extproc.stream import Arrived, Chunk, Exchange, Finish, Output, Reply, Responded
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus, Methods
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # An unknown model name is the client's text: it must not become a label, of which there is no end.
 _NO_MODEL = ""
+# More than any engine's usage object with all its details.
+_USAGE_BYTES = 1024
 
 
 class Picker:
@@ -53,7 +56,7 @@ class Picker:
 class Process(Conversation):
     """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
 
-    __slots__ = ("_call", "_exchange", "_flight", "_picker", "_usage")
+    __slots__ = ("_call", "_exchange", "_flight", "_picker", "_tail", "_usage")
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
@@ -61,6 +64,7 @@ class Process(Conversation):
         self._exchange = Exchange(picker.max_body_bytes)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
+        self._tail = b""  # of the response, where a usage object may have begun
         picker.telemetry.open_streams += 1
 
     def receive(self, message: bytes) -> None:
@@ -73,16 +77,16 @@ class Process(Conversation):
         except RoutingError as error:
             self._refuse(error)
             return
-        self._send(step.outputs)
         notice = step.notice
-        if notice is None:
+        if isinstance(notice, Chunk):
+            self._chunk(notice)
+            self._send(self._priced(step.outputs, notice))
             return
+        self._send(step.outputs)
         if isinstance(notice, Arrived):
             self._place(notice, started)
         elif isinstance(notice, Responded):
             self._responded(notice)
-        else:
-            self._chunk(notice)
 
     def half_closed(self) -> None:
         self._call.finish()
@@ -141,10 +145,21 @@ class Process(Conversation):
             told.saw_first_byte(flight.pool, seconds)
         if self._exchange.observer:
             return
-        if b'"usage"' in chunk.body:
-            self._usage = openai.read_usage(chunk.body) or self._usage
+        window = self._tail + chunk.body
+        if b'"usage"' in window:
+            self._usage = openai.read_usage(window) or self._usage
+        self._tail = window[-_USAGE_BYTES:]
         if chunk.end_of_stream and self._usage is not None:
             told.saw_usage(flight.pool, self._usage)
+
+    def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
+        """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""
+        if not chunk.end_of_stream or self._usage is None:
+            return outputs
+        *others, last = outputs
+        assert isinstance(last, Reply)
+        cost = {wire.REQUEST_COST_KEY: self._usage.prompt + self._usage.completion}
+        return (*others, replace(last, metadata={**last.metadata, **cost}))
 
     def _end(self, flight: Flight) -> None:
         self._picker.director.end(flight, self._picker.clock())

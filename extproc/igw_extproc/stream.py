@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
+import orjson
+
 from igw_api import wire
 from igw_extproc.errors import RoutingError, TooLarge
 
@@ -304,11 +306,12 @@ class _Response:
     Full duplex only: there each chunk must be given back. In the other modes an empty answer lets it pass.
     """
 
-    __slots__ = ("_duplex", "_held", "_holds", "_restore")
+    __slots__ = ("_duplex", "_held", "_holds", "_restorations")
 
     def __init__(self, mode: BodyMode, restore_model: tuple[str, str] | None) -> None:
         self._duplex = mode is BodyMode.FULL_DUPLEX
-        self._restore = restore_model
+        # Engines write JSON with or without a blank.
+        self._restorations = [_restoration(restore_model, gap) for gap in (b"", b" ")] if restore_model else []
         self._holds = False
         self._held: list[bytes] = []
 
@@ -318,10 +321,14 @@ class _Response:
     def body(self, message: Message) -> tuple[Output, ...]:
         if not self._duplex:
             return (Reply(Part.RESPONSE_BODY),)
-        if self._holds:
+        if message.end_of_stream or self._holds:
             self._held.append(message.body)
             return self.rest(end_of_stream=True) if message.end_of_stream else ()
-        return chunked(Part.RESPONSE_BODY, self._restored(message.body), message.end_of_stream)
+        body = self._restored(b"".join((*self._held, message.body)))
+        self._held, end = [], len(body) - self._begun(body)
+        if end < len(body):
+            self._held, body = [body[end:]], body[:end]
+        return chunked(Part.RESPONSE_BODY, body, end_of_stream=False) if body else ()
 
     def rest(self, end_of_stream: bool) -> tuple[Output, ...]:
         """What was held back. Nothing held and no end to tell: nothing."""
@@ -331,12 +338,22 @@ class _Response:
         return chunked(Part.RESPONSE_BODY, self._restored(held), end_of_stream)
 
     def _restored(self, body: bytes) -> bytes:
-        if self._restore is None:
-            return body
-        sent, asked = self._restore
-        for gap in (b"", b" "):
-            body = body.replace(b'"model":%s"%s"' % (gap, sent.encode()), b'"model":%s"%s"' % (gap, asked.encode()))
+        for sent, asked in self._restorations:
+            body = body.replace(sent, asked)
         return body
+
+    def _begun(self, body: bytes) -> int:
+        """How many bytes at the end may begin a name to restore, whose rest the next chunk would bring."""
+        begun = (
+            length for sent, _ in self._restorations for length in range(1, len(sent)) if body.endswith(sent[:length])
+        )
+        return max(begun, default=0)
+
+
+def _restoration(names: tuple[str, str], gap: bytes) -> tuple[bytes, bytes]:
+    """What stands in the response, and what shall."""
+    sent, asked = (b'"model":%s%s' % (gap, orjson.dumps(name)) for name in names)
+    return sent, asked
 
 
 def chunked(part: Part, body: bytes, end_of_stream: bool) -> tuple[Output, ...]:
