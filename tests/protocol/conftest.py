@@ -13,6 +13,9 @@ import pytest_asyncio
 from igw_testing.metrics_stub import EngineStub, serving
 from igw_testing.picker import PickerProcess, pool_documents, running, write_manifests
 
+# Small enough for a test to exceed, large enough for every other test.
+MAX_BODY_BYTES = 1_000_000
+
 
 @pytest.fixture(scope="session", params=["grpc", "http2"])
 def transport(request: pytest.FixtureRequest) -> str:
@@ -27,7 +30,7 @@ async def plain(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Asy
     folder = _folder(tmp_path_factory, transport)
     async with serving(*engines):
         write_manifests(folder, "plain", *pool_documents("plain", engines))
-        async with running(folder, transport) as picker:
+        async with running(folder, transport, "--max-body-bytes", str(MAX_BODY_BYTES)) as picker:
             await picker.sees(*engines)
             yield picker
 
