@@ -82,9 +82,13 @@ class PickerProcess:
             return grpc.aio.secure_channel(self.address, self.credentials, options)
         return grpc.aio.insecure_channel(self.address, options)
 
-    def stream(self, first: First | None = First()) -> AbstractAsyncContextManager[Stream]:  # noqa: B008 -- frozen
-        """A new stream."""
-        return stream_on(self.channel, first)
+    def stream(
+        self,
+        first: First | None = First(),  # noqa: B008 -- frozen
+        channel: Any = None,
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A new stream, on the shared connection unless `channel` is another."""
+        return stream_on(channel or self.channel, first)
 
     async def check(self, service: str, channel: Any = None) -> bytes:
         """The bytes of a health check's answer. Raises AioRpcError."""
