@@ -4,7 +4,7 @@ Called by `conversation` for every message, so the common case is short: one req
 reply with two headers out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
@@ -36,8 +36,8 @@ def decode(data: bytes) -> Message:
         raise MalformedMessage("no request part")
     attributes = _attributes(request)
     first = request.HasField("protocol_config")
-    request_mode = BodyMode(request.protocol_config.request_body_mode) if first else None
-    response_mode = BodyMode(request.protocol_config.response_body_mode) if first else None
+    request_mode = _mode(request.protocol_config.request_body_mode) if first else None
+    response_mode = _mode(request.protocol_config.response_body_mode) if first else None
     subset, served, lease = _metadata(request) if request.HasField("metadata_context") else _NO_METADATA
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
@@ -55,7 +55,7 @@ def decode(data: bytes) -> Message:
         )
     if kind in _HEADERS:
         head: pb.HttpHeaders = getattr(request, kind)
-        headers = {h.key.lower(): h.value or h.raw_value.decode("latin-1") for h in head.headers.headers}
+        headers = _headers(head.headers.headers)
         return Message(
             _HEADERS[kind],
             headers,
@@ -76,8 +76,8 @@ def encode(reply: Reply | Immediate) -> bytes:
     if isinstance(reply, Immediate):
         return _immediate(reply).SerializeToString()
     common = pb.CommonResponse(clear_route_cache=reply.clear_route_cache)
-    if reply.set_headers or reply.remove_headers:
-        _mutate(common.header_mutation, reply.set_headers, reply.remove_headers)
+    if reply.set_headers:
+        _mutate(common.header_mutation, reply.set_headers)
     if reply.streamed:
         streamed = common.body_mutation.streamed_response
         streamed.body, streamed.end_of_stream = reply.body or b"", reply.end_of_stream
@@ -109,17 +109,16 @@ def _immediate(reply: Immediate) -> pb.ProcessingResponse:
     immediate.status.code = reply.status
     immediate.body = reply.body
     immediate.details = reply.details
-    _mutate(immediate.headers, reply.headers, ())
+    _mutate(immediate.headers, reply.headers)
     return response
 
 
-def _mutate(mutation: pb.HeaderMutation, headers: tuple[tuple[str, str], ...], removed: tuple[str, ...]) -> None:
+def _mutate(mutation: pb.HeaderMutation, headers: tuple[tuple[str, str], ...]) -> None:
     for key, value in headers:
         option = mutation.set_headers.add()
         option.append_action = _OVERWRITE
         option.header.key = key
-        option.header.raw_value = value.encode("latin-1", "replace")
-    mutation.remove_headers.extend(removed)
+        option.header.raw_value = value.encode()
 
 
 def _write(struct: Struct, values: Mapping[str, str | int]) -> None:
@@ -128,6 +127,30 @@ def _write(struct: Struct, values: Mapping[str, str | int]) -> None:
             struct.fields[key].string_value = value
         else:
             struct.fields[key].number_value = value
+
+
+def _mode(number: int) -> BodyMode:
+    try:
+        return BodyMode(number)
+    except ValueError:
+        raise MalformedMessage(f"unknown body mode {number}") from None
+
+
+def _headers(listed: Iterable[pb.HeaderValue]) -> dict[str, str]:
+    """By lower-case name. Several of one name become one, with commas, as in the proxy's attributes."""
+    headers: dict[str, str] = {}
+    for header in listed:
+        name, value = header.key.lower(), header.value or _text(header.raw_value)
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def _text(value: bytes) -> str:
+    """Model names are UTF-8. Other bytes are nothing that we look for, but must not stop us."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
@@ -139,7 +162,7 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
         for name, value in struct.fields.items():
             text = value.string_value
             if not text and value.WhichOneof("kind") == "number_value":
-                text = str(int(value.number_value))
+                text = f"{value.number_value:.0f}"
             if text:
                 found[name] = text
     return found

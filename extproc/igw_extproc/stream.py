@@ -87,7 +87,6 @@ class Responded(NamedTuple):
     status: int
     served: str | None
     lease: str | None  # only from the first-byte filter, whose stream is another than the request's
-    content_type: str = ""
 
 
 class Chunk(NamedTuple):
@@ -106,7 +105,6 @@ class Reply:
 
     part: Part
     set_headers: tuple[tuple[str, str], ...] = ()
-    remove_headers: tuple[str, ...] = ()
     body: bytes | None = None
     streamed: bool = False
     end_of_stream: bool = False
@@ -157,7 +155,7 @@ _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 class Exchange:
     """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode."""
 
-    __slots__ = ("_arrived", "_chunks", "_decided", "_first", "_held", "_limit", "_refused", "_response", "observer")
+    __slots__ = ("_arrived", "_chunks", "_first", "_held", "_limit", "_refused", "_response", "observer")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -165,7 +163,6 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._held = 0
         self._arrived: Part | None = None
-        self._decided = False
         self._refused = False
         self._response: _Response | None = None
         self.observer = False
@@ -182,7 +179,6 @@ class Exchange:
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
         assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
-        self._decided = True
         self._response = _Response(self._response_mode, placement.restore_model)
         headers = _routing_headers(placement)
         if self._arrived is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
@@ -191,9 +187,7 @@ class Exchange:
             return (Reply(Part.REQUEST_BODY, headers, body=placement.body, metadata=_metadata(placement)),)
         if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
             return self._full_duplex(placement, headers)
-        removed = tuple(name for name in wire.PRIVATE_HEADERS if name not in dict(headers))
-        reply = Reply(Part.REQUEST_HEADERS, headers, removed, metadata=_metadata(placement), clear_route_cache=True)
-        return (reply,)
+        return (_answered_headers(placement, headers),)
 
     def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
         """The immediate response that tells the client why."""
@@ -222,7 +216,7 @@ class Exchange:
 
     def _request_body(self, message: Message) -> Step:
         if self._arrived is not None:
-            return self._late_body(message)
+            return self._late_body()
         if self._mode is not BodyMode.FULL_DUPLEX:
             # Before trailers the stream goes on, but a buffered body is whole: Envoy refuses those it cannot hold.
             complete = message.end_of_stream or self._mode is BodyMode.BUFFERED
@@ -235,9 +229,9 @@ class Exchange:
             return _NOTHING
         return self._arrive(Part.REQUEST_BODY, b"".join(self._chunks), complete=True)
 
-    def _late_body(self, message: Message) -> Step:
-        """Body after the decision: chunks of a streamed body are waved through; a second end of stream is ignored."""
-        return Step((Reply(Part.REQUEST_BODY),)) if self._mode is BodyMode.STREAMED else _NOTHING
+    def _late_body(self) -> Step:
+        """Body after the decision passes. In full duplex it can only be a second end of the body: ignored."""
+        return _NOTHING if self._mode is BodyMode.FULL_DUPLEX else Step((Reply(Part.REQUEST_BODY),))
 
     def _request_trailers(self, message: Message) -> Step:
         if self._arrived is None and self._mode is BodyMode.FULL_DUPLEX:
@@ -254,36 +248,37 @@ class Exchange:
     def _full_duplex(self, placement: Placement, headers: tuple[tuple[str, str], ...]) -> tuple[Output, ...]:
         body = placement.body if placement.body is not None else self._chunks[0]
         self._chunks = []
-        headers += (("content-length", str(len(body))),)
         trailers = self._arrived is Part.REQUEST_TRAILERS
-        removed = tuple(name for name in wire.PRIVATE_HEADERS if name not in dict(headers))
-        start = Reply(Part.REQUEST_HEADERS, headers, removed, metadata=_metadata(placement), clear_route_cache=True)
+        if not trailers or placement.body is not None:
+            # Trailers follow bodies of unknown length; one that is told would keep HTTP/1 from carrying them.
+            headers += (("content-length", str(len(body))),)
         end: tuple[Output, ...] = (Reply(Part.REQUEST_TRAILERS),) if trailers else ()
-        return (start, *chunked(Part.REQUEST_BODY, body, end_of_stream=not trailers), *end)
+        chunks = chunked(Part.REQUEST_BODY, body, end_of_stream=not trailers)
+        return (_answered_headers(placement, headers), *chunks, *end)
 
     # ------------------------------------------------------------------------------------ the response
 
     def _response_headers(self, message: Message) -> Step:
-        status = int(message.headers.get(":status") or message.attributes.get("response.code") or 0)
-        content_type = message.headers.get("content-type", "")
+        status = _number(message.headers.get(":status") or message.attributes.get("response.code"))
         served = message.served or message.attributes.get("upstream.address")
         lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
-        notice = Responded(status, served, lease, content_type)
+        notice = Responded(status, served, lease)
         if self.observer:
             # A refusal or an empty answer has no first byte worth waiting for.
             over = message.end_of_stream or status >= 400 or not lease
             return Step((Reply(Part.RESPONSE_HEADERS), *((Finish(),) if over else ())), notice)
         if self._response is None:
             self._response = _Response(self._response_mode, None)
-        self._response.began(content_type)
+        self._response.began(message.headers.get("content-type", ""))
         return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), notice)
 
     def _response_body(self, message: Message) -> Step:
         notice = Chunk(message.body, message.end_of_stream)
         if self.observer:
             return Step((Reply(Part.RESPONSE_BODY), Finish()), notice)
-        response = self._response or _Response(self._response_mode, None)
-        return Step(response.body(message), notice)
+        if self._response is None:
+            self._response = _Response(self._response_mode, None)
+        return Step(self._response.body(message), notice)
 
     def _response_trailers(self, message: Message) -> Step:
         rest = self._response.rest(end_of_stream=False) if self._response is not None else ()
@@ -316,7 +311,7 @@ class _Response:
         self._held: list[bytes] = []
 
     def began(self, content_type: str) -> None:
-        self._holds = self._duplex and content_type.startswith("application/json")
+        self._holds = self._duplex and content_type.lower().startswith("application/json")
 
     def body(self, message: Message) -> tuple[Output, ...]:
         if not self._duplex:
@@ -328,13 +323,11 @@ class _Response:
         self._held, end = [], len(body) - self._begun(body)
         if end < len(body):
             self._held, body = [body[end:]], body[:end]
-        return chunked(Part.RESPONSE_BODY, body, end_of_stream=False) if body else ()
+        return chunked(Part.RESPONSE_BODY, body, end_of_stream=False)
 
     def rest(self, end_of_stream: bool) -> tuple[Output, ...]:
-        """What was held back. Nothing held and no end to tell: nothing."""
+        """What was held back."""
         held, self._held = b"".join(self._held), []
-        if not held and not end_of_stream:
-            return ()
         return chunked(Part.RESPONSE_BODY, self._restored(held), end_of_stream)
 
     def _restored(self, body: bytes) -> bytes:
@@ -357,13 +350,24 @@ def _restoration(names: tuple[str, str], gap: bytes) -> tuple[bytes, bytes]:
 
 
 def chunked(part: Part, body: bytes, end_of_stream: bool) -> tuple[Output, ...]:
-    """`body` as streamed replies of at most CHUNK_BYTES; an empty body is one empty chunk."""
+    """`body` as streamed replies of at most CHUNK_BYTES. An empty body needs a chunk only to tell its end."""
+    if not body and not end_of_stream:
+        return ()
     starts = range(0, max(len(body), 1), CHUNK_BYTES)
     last = starts[-1]
     return tuple(
         Reply(part, body=body[at : at + CHUNK_BYTES], streamed=True, end_of_stream=end_of_stream and at == last)
         for at in starts
     )
+
+
+def _answered_headers(placement: Placement, headers: tuple[tuple[str, str], ...]) -> Reply:
+    return Reply(Part.REQUEST_HEADERS, headers, metadata=_metadata(placement), clear_route_cache=True)
+
+
+def _number(code: str | None) -> int:
+    """An HTTP status; 0 for what is none."""
+    return int(code) if code is not None and code.isdecimal() else 0
 
 
 def _routing_headers(placement: Placement) -> tuple[tuple[str, str], ...]:
