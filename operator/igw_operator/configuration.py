@@ -72,7 +72,13 @@ class Configuration:
         return Intent(
             objects=objects,
             plan=replace(plan, listeners=possible),
-            problems=(*map(str, problems), *_mistakes(conditions), *refused.values(), *_nothing_exposed(plan)),
+            # With a mistake in a file, what is missing may be in that file.
+            problems=(
+                *map(str, problems),
+                *_mistakes(conditions),
+                *refused.values(),
+                *(() if problems else _nothing_exposed(plan)),
+            ),
             warnings=tuple(str(one) for one in conditions if not one.status and one.type != "Accepted"),
         )
 

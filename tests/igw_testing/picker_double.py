@@ -1,7 +1,7 @@
 """A picker that does as a file says and writes down what Envoy sends: `python picker_double.py --orders DIR ...`.
 
 For tests of Envoy's side only, where the real picker's judgement would be in the way. `DIR/destination` holds the
-destination header to answer with (empty: none); `DIR/messages.jsonl` gets one line per message.
+destination to answer with (empty: none); `DIR/messages.jsonl` gets one line per message.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from igw_api import wire
 from igw_protos import ext_proc_pb2 as pb
@@ -35,11 +36,9 @@ class Double:
             kind = message.WhichOneof("request")
             self._write_down(kind, message)
             if kind == "request_body":
-                common = self._placement()
-                yield _bytes(pb.ProcessingResponse(request_body=pb.BodyResponse(response=common)))
+                yield _bytes(pb.ProcessingResponse(request_body=pb.BodyResponse(), **self._placement()))
             elif kind == "request_headers":
-                common = self._placement()
-                yield _bytes(pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common)))
+                yield _bytes(pb.ProcessingResponse(request_headers=pb.HeadersResponse(), **self._placement()))
             elif kind == "response_headers":
                 yield _bytes(pb.ProcessingResponse(response_headers=pb.HeadersResponse()))
             elif kind == "response_body":
@@ -48,29 +47,26 @@ class Double:
         with (self._orders / "messages.jsonl").open("a") as file:
             file.write(json.dumps({"kind": "end"}) + "\n")
 
-    def _placement(self) -> pb.CommonResponse:
+    def _placement(self) -> dict[str, Struct]:
         self._leases += 1
-        headers = {wire.LEASE_HEADER: f"lease-{self._leases}"}
+        told = {wire.LEASE_HEADER: f"lease-{self._leases}"}
         destination = (self._orders / "destination").read_text().strip()
         if destination:
-            headers[wire.DESTINATION_HEADER] = destination
-        return pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=[_set(*pair) for pair in headers.items()]))
+            told[wire.DESTINATION_HEADER] = destination
+        metadata = Struct()
+        metadata.update({wire.LB_NAMESPACE: told})
+        return {"dynamic_metadata": metadata}
 
     def _write_down(self, kind: str | None, message: pb.ProcessingRequest) -> None:
         size = len(message.request_body.body) if kind == "request_body" else len(message.response_body.body)
-        attributes = MessageToDict(message).get("attributes", {}).get(wire.EXT_PROC_FILTER, {})
-        line = {"kind": kind, "size": size, "attributes": attributes}
+        told = MessageToDict(message)
+        attributes = told.get("attributes", {}).get(wire.EXT_PROC_FILTER, {})
+        metadata = told.get("metadataContext", {}).get("filterMetadata", {}).get(wire.LB_NAMESPACE, {})
+        line = {"kind": kind, "size": size, "attributes": attributes, "metadata": metadata}
         if kind == "request_body":
             line["end"] = message.request_body.end_of_stream
         with (self._orders / "messages.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _set(name: str, value: str) -> pb.HeaderValueOption:
-    return pb.HeaderValueOption(
-        header=pb.HeaderValue(key=name, raw_value=value.encode()),
-        append_action=pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
 
 
 def _bytes(message: pb.ProcessingResponse) -> bytes:

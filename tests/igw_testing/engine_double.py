@@ -1,0 +1,80 @@
+"""An engine that does what a test tells it, on a real socket: it echoes, streams chunk by chunk, or refuses.
+
+For tests of the proxy, which need to hold a response open or break it at a chosen moment. Anything about load belongs
+to the simulated engines.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import WSMsgType, web
+
+END = b""
+
+
+@dataclass
+class EngineDouble:
+    """One engine. Every answer names it; `seen` has the headers of each request, in order."""
+
+    name: str
+    port: int = 0
+    status: int = 200
+    seen: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[int] = field(default_factory=list)
+    chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+
+    @property
+    def address(self) -> str:
+        """`ip:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    async def echo(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            return await self._websocket(request)
+        body = await request.read()
+        self.seen.append({name.lower(): value for name, value in request.headers.items()})
+        self.bodies.append(len(body))
+        return web.json_response({"engine": self.name, "path": request.path, "size": len(body)}, status=self.status)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Sends what `chunks` gets, until END."""
+        await request.read()
+        response = web.StreamResponse(headers={"content-type": "text/event-stream", "x-engine": self.name})
+        await response.prepare(request)
+        while (chunk := await self.chunks.get()) != END:
+            await response.write(chunk)
+        return response
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """An idle vLLM's page, so that a real picker knows it."""
+        lines = ["vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0", "vllm:kv_cache_usage_perc 0.0"]
+        return web.Response(text="".join(f"{line}\n" for line in lines))
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await socket.send_str(f"{self.name} {message.data}")
+        return socket
+
+
+@asynccontextmanager
+async def running_engine(name: str = "one", port: int = 0) -> AsyncIterator[EngineDouble]:
+    """An engine for as long as the context lasts. A port is only given to bring one back at its old place."""
+    engine = EngineDouble(name)
+    app = web.Application(client_max_size=64 * 2**20)
+    app.router.add_get("/metrics", engine.metrics)
+    app.router.add_post("/stream", engine.stream)
+    app.router.add_route("*", "/{path:.*}", engine.echo)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        await site.start()
+        engine.port = runner.addresses[0][1]
+        yield engine
+    finally:
+        await runner.cleanup()
