@@ -7,7 +7,8 @@ not deserialised here. `http2` does the same for less CPU; both are held to the 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -76,19 +77,19 @@ class GrpcServer:
 
 
 async def _converse(call: "_Call", conversation: Conversation, context: Any) -> None:
-    while not call.finished.is_set():
-        # A stream lives as long as the client's HTTP request: only the peer or `finish` bounds this wait.
-        message = await context.read()
-        if message is grpc.aio.EOF:
-            break
-        call.receiving = True
-        conversation.receive(message)
-        call.receiving = False
-        await call.flush()
-    if not call.finished.is_set():
-        conversation.half_closed()
-        await call.flush()
-        await call.finished.wait()
+    try:
+        while (message := await call.read()) is not None:
+            with call.answering():
+                conversation.receive(message)
+            await call.flush()
+        if not call.finished.is_set():
+            with call.answering():
+                conversation.half_closed()
+            await call.flush()
+            await call.finished.wait()
+    except Exception:
+        log.exception("conversation failed")
+        call.finish(GrpcStatus.INTERNAL, "internal error")
     await call.flush()
     if call.status is not GrpcStatus.OK:
         await context.abort(_CODES[call.status], call.detail)
@@ -101,8 +102,9 @@ class _Call:
         self._context = context
         self._group = group
         self._outbox: deque[bytes] = deque()
-        self._writing = False
-        self.receiving = False
+        self._writing = asyncio.Lock()
+        self._reading: asyncio.Timeout | None = None
+        self._answering = False
         self.over = False
         self.finished = asyncio.Event()
         self.status = GrpcStatus.OK
@@ -112,26 +114,46 @@ class _Call:
         if self.over or self.finished.is_set():
             return
         self._outbox.append(message)
-        if not self.receiving and not self._writing:
+        if not self._answering and not self._writing.locked():
             self._group.create_task(self._flush_later(), name="deferred-answer")
 
     def finish(self, status: GrpcStatus = GrpcStatus.OK, detail: str = "") -> None:
+        if self.over or self.finished.is_set():
+            return
+        self.status, self.detail = status, detail
+        self.finished.set()
+        if self._reading is not None:
+            self._reading.reschedule(0.0)  # in the past: the wait for the peer ends now
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """What is sent in here is flushed by the caller."""
+        self._answering = True
+        try:
+            yield
+        finally:
+            self._answering = False
+
+    async def read(self) -> bytes | None:
+        """The peer's next message. None: it sends no more, or the stream is finished."""
+        message: Any = grpc.aio.EOF
         if not self.finished.is_set():
-            self.status, self.detail = status, detail
-            self.finished.set()
+            # A stream lives as long as the client's HTTP request: only the peer or `finish` bounds this wait.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as self._reading:
+                    message = await self._context.read()
+            self._reading = None
+        return None if message is grpc.aio.EOF else bytes(message)
 
     async def flush(self) -> None:
-        if self._writing:
-            return
-        self._writing = True
-        try:
+        """Write all that was sent. Returns when nothing is under way any more, whoever writes it."""
+        async with self._writing:
             while self._outbox:
                 await self._context.write(self._outbox.popleft())
-        finally:
-            self._writing = False
 
     async def _flush_later(self) -> None:
         try:
             await self.flush()
-        except (grpc.aio.UsageError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        except Exception as error:
+            # The stream is gone, which its own task sees as well. grpc has many names for that, some private.
             log.debug("answer not delivered reason=%s", error)
