@@ -107,10 +107,11 @@ def parse(output: bytes) -> tuple[list[Frame], bytes]:
 
 @dataclass
 class Talk:
-    """A conversation that records; `answer` is what it does with a message, by default an echo."""
+    """A conversation that records; `answer` is what it does with a message, `finishes` whether half-closing ends it."""
 
     call: Call
     answer: Callable[["Talk", bytes], None]
+    finishes: bool = True
     received: list[bytes] = field(default_factory=list)
     half_closes: int = 0
     ends: int = 0
@@ -123,7 +124,8 @@ class Talk:
     def half_closed(self) -> None:
         assert not self.ends
         self.half_closes += 1
-        self.call.finish()
+        if self.finishes:
+            self.call.finish()
 
     def ended(self) -> None:
         self.ends += 1
@@ -146,13 +148,14 @@ def finish_at_once(talk: Talk, message: bytes) -> None:
 class Talks:
     """A method table with one method, and every conversation it began."""
 
-    def __init__(self, answer: Callable[[Talk, bytes], None] = echo) -> None:
+    def __init__(self, answer: Callable[[Talk, bytes], None] = echo, *, finishes: bool = True) -> None:
         self.answer = answer
+        self.finishes = finishes
         self.all: list[Talk] = []
 
     def begin(self, call: Call) -> Talk:
         """The method."""
-        self.all.append(Talk(call, self.answer))
+        self.all.append(Talk(call, self.answer, self.finishes))
         return self.all[-1]
 
     @property

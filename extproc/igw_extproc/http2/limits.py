@@ -62,12 +62,12 @@ class CalmBudget:
 
     def spend(self, cost: int, now: float, what: str) -> None:
         """Take `cost` tokens, or raise ConnectionFault."""
+        if self._refilled_at is None:
+            self._refilled_at = now
         self._left -= cost
         if self._left >= 0:
             return
-        # Before the first refill the time since the start is unknown: count from here.
-        since = now if self._refilled_at is None else self._refilled_at
-        self._left = min(float(self._burst), self._left + (now - since) * self._rate)
+        self._left = min(float(self._burst), self._left + (now - self._refilled_at) * self._rate)
         self._refilled_at = now
         if self._left < 0:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many frames without use: {what}")
