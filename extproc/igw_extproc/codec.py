@@ -1,16 +1,18 @@
 """ext_proc protobuf <-> the stream's values. Protobuf stops here: nothing else imports `igw_protos`.
 
-Called by `conversation` for every message, so the common case is short: one request body with attributes in, one body
-reply with two headers out.
+Called by `conversation` for every message. The common case, one request body in and its placement out, goes through
+`one_message`, which does the same without protobuf's runtime.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
 from igw_api import wire
-from igw_extproc.stream import BodyMode, Immediate, Message, Part, Reply
+from igw_extproc import one_message
+from igw_extproc.stream import PASSES, BodyMode, Immediate, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 from igw_protos import health_pb2
 
@@ -27,6 +29,14 @@ class MalformedMessage(ValueError):
 
 def decode(data: bytes) -> Message:
     """One ProcessingRequest. Raises MalformedMessage."""
+    common = _read_body(data)
+    if common is None:
+        return _decode(data)
+    modes = _modes(common.config) if common.config is not None else _NO_MODES
+    return Message(Part.REQUEST_BODY, {}, common.body, common.end_of_stream, common.attributes, *modes)
+
+
+def _decode(data: bytes) -> Message:
     try:
         request = pb.ProcessingRequest.FromString(data)
     except DecodeError as error:
@@ -34,47 +44,36 @@ def decode(data: bytes) -> Message:
     kind = request.WhichOneof("request")
     if kind is None:
         raise MalformedMessage("no request part")
-    attributes = _attributes(request)
-    first = request.HasField("protocol_config")
-    request_mode = _mode(request.protocol_config.request_body_mode) if first else None
-    response_mode = _mode(request.protocol_config.response_body_mode) if first else None
-    subset, served, lease = _metadata(request) if request.HasField("metadata_context") else _NO_METADATA
+    config = request.protocol_config if request.HasField("protocol_config") else None
+    modes = (_mode(config.request_body_mode), _mode(config.response_body_mode)) if config is not None else _NO_MODES
+    metadata = _metadata(request) if request.HasField("metadata_context") else _NO_METADATA
+    rest = (_attributes(request), *modes, *metadata)
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
-        return Message(
-            _BODIES[kind],
-            {},
-            body.body,
-            body.end_of_stream,
-            attributes,
-            request_mode,
-            response_mode,
-            subset,
-            served,
-            lease,
-        )
+        return Message(_BODIES[kind], {}, body.body, body.end_of_stream, *rest)
     if kind in _HEADERS:
         head: pb.HttpHeaders = getattr(request, kind)
-        headers = _headers(head.headers.headers)
-        return Message(
-            _HEADERS[kind],
-            headers,
-            b"",
-            head.end_of_stream,
-            attributes,
-            request_mode,
-            response_mode,
-            subset,
-            served,
-            lease,
-        )
-    return Message(_TRAILERS[kind], attributes=attributes, request_mode=request_mode, response_mode=response_mode)
+        return Message(_HEADERS[kind], _headers(head.headers.headers), b"", head.end_of_stream, *rest)
+    return Message(_TRAILERS[kind], {}, b"", False, *rest)
 
 
 def encode(reply: Reply | Immediate) -> bytes:
     """One ProcessingResponse."""
     if isinstance(reply, Immediate):
         return _immediate(reply).SerializeToString()
+    if reply is PASSES[reply.part]:
+        return _PASSES[reply.part]
+    if reply.part is Part.REQUEST_BODY and not reply.set_headers and reply.body is None and len(reply.metadata) == 2:
+        destinations, lease = reply.metadata.get(wire.DESTINATION_HEADER), reply.metadata.get(wire.LEASE_HEADER)
+        if isinstance(destinations, str) and isinstance(lease, str):
+            return _body_reply(destinations, lease)
+    return _encode(reply)
+
+
+_body_reply = one_message.writer(wire.LB_NAMESPACE, wire.DESTINATION_HEADER, wire.LEASE_HEADER)
+
+
+def _encode(reply: Reply) -> bytes:
     common = pb.CommonResponse(clear_route_cache=reply.clear_route_cache)
     if reply.set_headers:
         _mutate(common.header_mutation, reply.set_headers)
@@ -103,6 +102,9 @@ _RESPONSES = {
 }
 
 
+_PASSES = {part: _encode(reply) for part, reply in PASSES.items()}
+
+
 def _immediate(reply: Immediate) -> pb.ProcessingResponse:
     response = pb.ProcessingResponse()
     immediate = response.immediate_response
@@ -127,6 +129,19 @@ def _write(struct: Struct, values: Mapping[str, str | int]) -> None:
             struct.fields[key].string_value = value
         else:
             struct.fields[key].number_value = value
+
+
+_NO_MODES = (None, None)
+
+
+@lru_cache(256)
+def _modes(config: bytes) -> tuple[BodyMode, BodyMode]:
+    """The body modes of a ProtocolConfiguration."""
+    try:
+        parsed = pb.ProtocolConfiguration.FromString(config)
+    except DecodeError as error:
+        raise MalformedMessage(str(error)) from error
+    return _mode(parsed.request_body_mode), _mode(parsed.response_body_mode)
 
 
 def _mode(number: int) -> BodyMode:
@@ -167,6 +182,16 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
                 found[name] = text
     return found
 
+
+def _parse_attributes(entry: bytes) -> dict[str, str]:
+    """The same from one entry of the map of attributes."""
+    try:
+        return _attributes(pb.ProcessingRequest.FromString(one_message.field(9, entry)))
+    except DecodeError as error:
+        raise MalformedMessage(str(error)) from error
+
+
+_read_body = one_message.reader(_parse_attributes)
 
 _NO_METADATA = (None, None, None)
 

@@ -7,7 +7,6 @@ client its request: the stream ends with an error, and the proxy goes on by its 
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from igw_api import wire
 from igw_extproc import codec, openai
@@ -128,6 +127,8 @@ class Process(Conversation):
         if flight is None:
             return
         flight.responded(response)
+        if response.whole and response.status < 400:
+            self._first_byte(flight)
         address = flight.first_choice.endpoint.address
         picker.telemetry.responses[(response.served or address, f"{response.status // 100}xx")] += 1
         if flight.moved:
@@ -139,10 +140,7 @@ class Process(Conversation):
         flight = self._flight
         if flight is None:
             return
-        told = self._picker.telemetry
-        seconds = flight.first_byte(self._picker.clock())
-        if seconds is not None:
-            told.saw_first_byte(flight.pool, seconds)
+        self._first_byte(flight)
         if self._exchange.observer:
             return
         window = self._tail + chunk.body
@@ -150,7 +148,12 @@ class Process(Conversation):
             self._usage = openai.read_usage(window) or self._usage
         self._tail = window[-_USAGE_BYTES:]
         if chunk.end_of_stream and self._usage is not None:
-            told.saw_usage(flight.pool, self._usage)
+            self._picker.telemetry.saw_usage(flight.pool, self._usage)
+
+    def _first_byte(self, flight: Flight) -> None:
+        seconds = flight.first_byte(self._picker.clock())
+        if seconds is not None:
+            self._picker.telemetry.saw_first_byte(flight.pool, seconds)
 
     def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
         """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""
@@ -159,7 +162,7 @@ class Process(Conversation):
         *others, last = outputs
         assert isinstance(last, Reply)
         cost = {wire.REQUEST_COST_KEY: self._usage.prompt + self._usage.completion}
-        return (*others, replace(last, metadata={**last.metadata, **cost}))
+        return (*others, last._replace(metadata={**last.metadata, **cost}))
 
     def _end(self, flight: Flight) -> None:
         self._picker.director.end(flight, self._picker.clock())

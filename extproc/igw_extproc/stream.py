@@ -18,7 +18,7 @@ of one response, then we end it; the proxy carries on alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -87,6 +87,7 @@ class Responded(NamedTuple):
     status: int
     served: str | None
     lease: str | None  # only from the first-byte filter, whose stream is another than the request's
+    whole: bool = False  # no chunk of it will be shown: its first byte is now
 
 
 class Chunk(NamedTuple):
@@ -99,8 +100,7 @@ class Chunk(NamedTuple):
 Notice = Arrived | Responded | Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One message to the proxy. `body` replaces the body; `streamed` marks it as one chunk of a full-duplex stream."""
 
     part: Part
@@ -108,7 +108,7 @@ class Reply:
     body: bytes | None = None
     streamed: bool = False
     end_of_stream: bool = False
-    metadata: Mapping[str, str | int] = field(default_factory=dict)  # in the namespace wire.LB_NAMESPACE
+    metadata: Mapping[str, str | int] = {}  # in the namespace wire.LB_NAMESPACE
     clear_route_cache: bool = False
 
 
@@ -130,8 +130,7 @@ class Finish:
 Output = Reply | Immediate | Finish
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """What the director decided. `destinations` are `ip:port`, best first; `body` only if it must change."""
 
     destinations: tuple[str, ...]
@@ -148,6 +147,10 @@ class Step(NamedTuple):
 
 
 _NOTHING = Step()
+# Said again and again, so made once: let this part pass as it is.
+PASSES = {part: Reply(part) for part in Part}
+_FINISH = Finish()
+_OF_THE_REQUEST = (Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS)
 _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 
@@ -155,11 +158,23 @@ _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 class Exchange:
     """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode."""
 
-    __slots__ = ("_arrived", "_chunks", "_first", "_held", "_limit", "_refused", "_response", "observer")
+    __slots__ = (
+        "_arrived",
+        "_chunks",
+        "_first",
+        "_held",
+        "_limit",
+        "_mode",
+        "_refused",
+        "_response",
+        "_response_mode",
+        "observer",
+    )
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._first: Message | None = None
+        self._mode = self._response_mode = BodyMode.NONE
         self._chunks: list[bytes] = []
         self._held = 0
         self._arrived: Part | None = None
@@ -173,18 +188,27 @@ class Exchange:
             return _NOTHING
         if self._first is None:
             self._first = message
+            self._mode = message.request_mode or BodyMode.NONE
+            self._response_mode = message.response_mode or BodyMode.NONE
             self.observer = message.part is Part.RESPONSE_HEADERS
+        elif message.part is Part.REQUEST_HEADERS or (self.observer and message.part in _OF_THE_REQUEST):
+            # No proxy does that. A second decision on one stream would leave the first one's load counted for ever.
+            return _NOTHING
         return _HANDLERS[message.part](self, message)
 
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
         assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
         self._response = _Response(self._response_mode, placement.restore_model)
-        headers = _routing_headers(placement)
+        metadata = _routing(placement)
+        if self._first.part is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
+            # The proxy sent no headers, and has none to change: the metadata alone tells.
+            return (Reply(Part.REQUEST_BODY, body=placement.body, metadata=metadata),)
+        headers = tuple(metadata.items())
         if self._arrived is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
             if placement.body is not None:
                 headers += (("content-length", str(len(placement.body))),)
-            return (Reply(Part.REQUEST_BODY, headers, body=placement.body, metadata=_metadata(placement)),)
+            return (Reply(Part.REQUEST_BODY, headers, body=placement.body, metadata=metadata),)
         if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
             return self._full_duplex(placement, headers)
         return (_answered_headers(placement, headers),)
@@ -193,26 +217,16 @@ class Exchange:
         """The immediate response that tells the client why."""
         self._refused = True
         named = (("content-type", "application/json"), (wire.DROP_REASON_HEADER, error.outcome.value), *headers)
-        return (Immediate(error.status, error.body(), named, details=error.code), Finish())
+        return (Immediate(error.status, error.body(), named, details=error.code), _FINISH)
 
     # ------------------------------------------------------------------------------------ the request
-
-    @property
-    def _mode(self) -> BodyMode:
-        first = self._first
-        return BodyMode.NONE if first is None or first.request_mode is None else first.request_mode
-
-    @property
-    def _response_mode(self) -> BodyMode:
-        first = self._first
-        return BodyMode.NONE if first is None or first.response_mode is None else first.response_mode
 
     def _request_headers(self, message: Message) -> Step:
         if message.end_of_stream or self._mode in (BodyMode.NONE, BodyMode.STREAMED):
             return self._arrive(Part.REQUEST_HEADERS, b"", complete=message.end_of_stream)
         if self._mode is BodyMode.FULL_DUPLEX:
             return _NOTHING
-        return Step((Reply(Part.REQUEST_HEADERS),))
+        return Step((PASSES[Part.REQUEST_HEADERS],))
 
     def _request_body(self, message: Message) -> Step:
         if self._arrived is not None:
@@ -231,12 +245,12 @@ class Exchange:
 
     def _late_body(self) -> Step:
         """Body after the decision passes. In full duplex it can only be a second end of the body: ignored."""
-        return _NOTHING if self._mode is BodyMode.FULL_DUPLEX else Step((Reply(Part.REQUEST_BODY),))
+        return _NOTHING if self._mode is BodyMode.FULL_DUPLEX else Step((PASSES[Part.REQUEST_BODY],))
 
     def _request_trailers(self, message: Message) -> Step:
         if self._arrived is None and self._mode is BodyMode.FULL_DUPLEX:
             return self._arrive(Part.REQUEST_TRAILERS, b"".join(self._chunks), complete=True)
-        return Step((Reply(Part.REQUEST_TRAILERS),))
+        return Step((PASSES[Part.REQUEST_TRAILERS],))
 
     def _arrive(self, part: Part, body: bytes, complete: bool) -> Step:
         first = self._first
@@ -252,7 +266,7 @@ class Exchange:
         if not trailers or placement.body is not None:
             # Trailers follow bodies of unknown length; one that is told would keep HTTP/1 from carrying them.
             headers += (("content-length", str(len(body))),)
-        end: tuple[Output, ...] = (Reply(Part.REQUEST_TRAILERS),) if trailers else ()
+        end: tuple[Output, ...] = (PASSES[Part.REQUEST_TRAILERS],) if trailers else ()
         chunks = chunked(Part.REQUEST_BODY, body, end_of_stream=not trailers)
         return (_answered_headers(placement, headers), *chunks, *end)
 
@@ -262,20 +276,17 @@ class Exchange:
         status = _number(message.headers.get(":status") or message.attributes.get("response.code"))
         served = message.served or message.attributes.get("upstream.address")
         lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
-        notice = Responded(status, served, lease)
         if self.observer:
-            # A refusal or an empty answer has no first byte worth waiting for.
-            over = message.end_of_stream or status >= 400 or not lease
-            return Step((Reply(Part.RESPONSE_HEADERS), *((Finish(),) if over else ())), notice)
+            return _observed(message, Responded(status, served, lease))
         if self._response is None:
             self._response = _Response(self._response_mode, None)
         self._response.began(message.headers.get("content-type", ""))
-        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), notice)
+        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease))
 
     def _response_body(self, message: Message) -> Step:
         notice = Chunk(message.body, message.end_of_stream)
         if self.observer:
-            return Step((Reply(Part.RESPONSE_BODY), Finish()), notice)
+            return Step((PASSES[Part.RESPONSE_BODY], _FINISH), notice)
         if self._response is None:
             self._response = _Response(self._response_mode, None)
         return Step(self._response.body(message), notice)
@@ -283,6 +294,14 @@ class Exchange:
     def _response_trailers(self, message: Message) -> Step:
         rest = self._response.rest(end_of_stream=False) if self._response is not None else ()
         return Step((*rest, Reply(Part.RESPONSE_TRAILERS)))
+
+
+def _observed(message: Message, response: Responded) -> Step:
+    """The first-byte filter's headers. Only a stream that goes well has a first byte later than its headers."""
+    streams = message.headers.get("content-type", "").lower().startswith("text/event-stream")
+    if streams and response.lease and response.status < 400 and not message.end_of_stream:
+        return Step((PASSES[Part.RESPONSE_HEADERS],), response)
+    return Step((PASSES[Part.RESPONSE_HEADERS], _FINISH), response._replace(whole=True))
 
 
 _HANDLERS = {
@@ -315,7 +334,7 @@ class _Response:
 
     def body(self, message: Message) -> tuple[Output, ...]:
         if not self._duplex:
-            return (Reply(Part.RESPONSE_BODY),)
+            return (PASSES[Part.RESPONSE_BODY],)
         if message.end_of_stream or self._holds:
             self._held.append(message.body)
             return self.rest(end_of_stream=True) if message.end_of_stream else ()
@@ -362,7 +381,7 @@ def chunked(part: Part, body: bytes, end_of_stream: bool) -> tuple[Output, ...]:
 
 
 def _answered_headers(placement: Placement, headers: tuple[tuple[str, str], ...]) -> Reply:
-    return Reply(Part.REQUEST_HEADERS, headers, metadata=_metadata(placement), clear_route_cache=True)
+    return Reply(Part.REQUEST_HEADERS, headers, metadata=_routing(placement), clear_route_cache=True)
 
 
 def _number(code: str | None) -> int:
@@ -370,9 +389,6 @@ def _number(code: str | None) -> int:
     return int(code) if code is not None and code.isdecimal() else 0
 
 
-def _routing_headers(placement: Placement) -> tuple[tuple[str, str], ...]:
-    return ((wire.DESTINATION_HEADER, ",".join(placement.destinations)), (wire.LEASE_HEADER, placement.lease))
-
-
-def _metadata(placement: Placement) -> dict[str, str | int]:
+def _routing(placement: Placement) -> dict[str, str]:
+    """What tells the proxy where to go and us whose response it was, as headers and as metadata."""
     return {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}

@@ -16,8 +16,22 @@ LENGTH = 3
 Picker = Callable[[Sequence[Ledger], Sequence[float], int, Random], list[int]]
 
 
+# Up to here, sorting everything takes less time than looking for the lowest.
+_FEW = 12
+
+
 def cheapest(candidates: Sequence[Ledger], costs: Sequence[float], turn: int, rng: Random) -> list[int]:
     """Lowest cost first. Ties: fewer requests of ours in flight, then at random."""
+    count = len(costs)
+    if count <= _FEW:
+        draw = rng.random
+        ranked = [(costs[at], candidates[at].requests, draw(), at) for at in range(count)]
+        ranked.sort()
+        return [one[3] for one in ranked[:LENGTH]]
+    return _cheapest_of_many(candidates, costs, rng)
+
+
+def _cheapest_of_many(candidates: Sequence[Ledger], costs: Sequence[float], rng: Random) -> list[int]:
     lowest = nsmallest(LENGTH, costs)
     order: list[int] = []
     while len(order) < len(lowest):
