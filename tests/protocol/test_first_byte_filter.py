@@ -33,14 +33,27 @@ OBSERVER = First(NONE, STREAMED)
 def began(
     lease: str | None, *, code: int = 200, upstream: str | None = None, end: bool = False
 ) -> pb.ProcessingRequest:
-    """The filter's first message: all it tells is in attributes."""
+    """The filter's first message, of a response that streams: all else that it tells is in attributes."""
     told: dict[str, str | int] = {"response.code": code}
     if lease is not None:
         told[f"request.headers['{LEASE}']"] = lease
     if upstream is not None:
         told["upstream.address"] = upstream
-    empty = pb.ProcessingRequest(response_headers=pb.HttpHeaders(end_of_stream=end))
-    return with_attributes(empty, told)
+    kind_of_body = pb.HeaderValue(key="content-type", raw_value=b"text/event-stream")
+    headers = pb.HttpHeaders(headers=pb.HeaderMap(headers=[kind_of_body]), end_of_stream=end)
+    return with_attributes(pb.ProcessingRequest(response_headers=headers), told)
+
+
+async def test_a_response_that_does_not_stream_has_its_first_byte_with_its_headers(shared: PickerProcess) -> None:
+    """Engines send headers and body of a plain answer together: waiting for the chunk would only cost a message."""
+    async with pool(shared, EngineStub()) as served, served.stream(BUFFERED_PARTIAL, NONE) as request:
+        lease = await lease_of(request)
+        async with shared.stream(OBSERVER) as stream:
+            headers = pb.HttpHeaders(headers=pb.HeaderMap(headers=[pb.HeaderValue(key=":status", raw_value=b"200")]))
+            message = pb.ProcessingRequest(response_headers=headers)
+            await stream.send(with_attributes(message, {f"request.headers['{LEASE}']": lease}))
+            assert kind(await stream.last()) == "response_headers"
+        assert await shared.sample("igw_picker_first_byte_seconds_count", pool=served.route) == 1.0
 
 
 async def lease_of(stream: Stream) -> str:
