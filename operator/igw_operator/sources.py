@@ -10,6 +10,7 @@ from watchfiles import awatch
 
 from igw_api.manifests import ParseResult, Problem, keep_last_good, parse
 
+FIRST_LOOK = 300  # milliseconds
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
@@ -54,14 +55,27 @@ class Manifests:
         return tuple(found)
 
     async def changes(self, debounce: float) -> AsyncIterator[None]:
-        """Yields after any change in the directories of the paths; several changes at once are one.
+        """Yields once when the watch stands, then after any change in the directories of the paths.
 
-        Directories are watched, not files: editors and ConfigMap mounts replace files by renaming.
+        Several changes at once are one. Directories are watched, not files: editors and ConfigMap mounts replace files
+        by renaming.
         """
         directories = {path if path.is_dir() else path.parent for path in self._paths}
         step = max(1, int(debounce * 1000))
-        async for _ in awatch(*directories, watch_filter=None, step=step, debounce=10 * step, recursive=False):
-            yield
+        standing = False
+        # The first timeout says that the watch stands: what changed before it would else never be seen.
+        async for found in awatch(
+            *directories,
+            watch_filter=None,
+            recursive=False,
+            step=step,
+            debounce=10 * step,
+            rust_timeout=FIRST_LOOK,
+            yield_on_timeout=True,
+        ):
+            if found or not standing:
+                standing = True
+                yield
 
 
 def _is_manifest(path: Path) -> bool:

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ from igw_testing.standalone import (
     until,
     write_users_manifests,
 )
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
-        yield client
-
-
-@pytest.fixture
-async def engines() -> AsyncIterator[tuple[EngineDouble, EngineDouble]]:
-    async with running_engine("one") as one, running_engine("two") as two:
-        yield one, two
-
 
 Engines = tuple[EngineDouble, EngineDouble]
 

@@ -20,7 +20,7 @@ from igw_api import wire
 from igw_protos import ext_proc_pb2 as pb
 from igw_protos import health_pb2
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = Any  # grpcio has no types
 
 
 class Double:
@@ -36,9 +36,11 @@ class Double:
             kind = message.WhichOneof("request")
             self._write_down(kind, message)
             if kind == "request_body":
-                yield _bytes(pb.ProcessingResponse(request_body=pb.BodyResponse(), **self._placement()))
+                placed = pb.ProcessingResponse(request_body=pb.BodyResponse(), dynamic_metadata=self._placement())
+                yield _bytes(placed)
             elif kind == "request_headers":
-                yield _bytes(pb.ProcessingResponse(request_headers=pb.HeadersResponse(), **self._placement()))
+                placed = pb.ProcessingResponse(request_headers=pb.HeadersResponse(), dynamic_metadata=self._placement())
+                yield _bytes(placed)
             elif kind == "response_headers":
                 yield _bytes(pb.ProcessingResponse(response_headers=pb.HeadersResponse()))
             elif kind == "response_body":
@@ -47,7 +49,7 @@ class Double:
         with (self._orders / "messages.jsonl").open("a") as file:
             file.write(json.dumps({"kind": "end"}) + "\n")
 
-    def _placement(self) -> dict[str, Struct]:
+    def _placement(self) -> Struct:
         self._leases += 1
         told = {wire.LEASE_HEADER: f"lease-{self._leases}"}
         destination = (self._orders / "destination").read_text().strip()
@@ -55,7 +57,7 @@ class Double:
             told[wire.DESTINATION_HEADER] = destination
         metadata = Struct()
         metadata.update({wire.LB_NAMESPACE: told})
-        return {"dynamic_metadata": metadata}
+        return metadata
 
     def _write_down(self, kind: str | None, message: pb.ProcessingRequest) -> None:
         size = len(message.request_body.body) if kind == "request_body" else len(message.response_body.body)

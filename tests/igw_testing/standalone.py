@@ -19,6 +19,7 @@ TESTS = Path(__file__).parents[1]
 USERS_MANIFESTS = TESTS / "data" / "manifests"
 POOL_LABELS = {"app": "vllm-llama2-7b-pool"}
 START_TIMEOUT = 30.0
+USUAL_PORTS = (8080, 8081)  # those of the users' Gateway
 
 
 @dataclass
@@ -51,13 +52,16 @@ class Up:
         assert match, self.lines
         return match.group(1)
 
-    async def line(self, text: str, timeout: float = 10.0) -> None:
+    async def line(self, text: str, within: float = 10.0) -> None:
         """Wait until a line with `text` was printed, to standard output or as a problem."""
+        printed = [self.lines, self.problems]
         await until(
-            lambda: any(text in line for line in self.lines + self.problems), timeout, lambda: f"no {text!r}: {self}"
+            lambda: any(text in line for lines in printed for line in lines),
+            within,
+            lambda: f"no {text!r} in {printed}",
         )
 
-    async def children(self) -> dict[str, int]:
+    def children(self) -> dict[str, int]:
         """The process ids of Envoy and the picker."""
         found: dict[str, int] = {}
         for path in Path("/proc").glob("[0-9]*"):
@@ -74,11 +78,11 @@ class Up:
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], timeout: float = 10.0, why: Callable[[], str] = lambda: ""
+    condition: Callable[[], bool | Awaitable[bool]], within: float = 10.0, why: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until `condition` holds. Fails after `timeout` seconds."""
+    """Wait until `condition` holds. Fails after `within` seconds."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             while True:
                 result = condition()
                 if result if isinstance(result, bool) else await result:
@@ -119,9 +123,7 @@ def picker_double(orders: Path) -> tuple[str, ...]:
     return ("--picker-command", shlex.join((sys.executable, str(script), "--orders", str(orders))))
 
 
-def command(
-    manifests: Path, state: Path, options: Iterable[str] = (), ports: Iterable[int] = (8080, 8081)
-) -> list[str]:
+def command(manifests: Path, state: Path, options: Iterable[str] = (), ports: Iterable[int] = USUAL_PORTS) -> list[str]:
     """The command line; each of the Gateway's `ports` is opened on any free port."""
     listens = [word for port in ports for word in ("--listen", f"{port}=127.0.0.1:0")]
     up = [sys.executable, "-m", "igw_operator", "up", "-f", str(manifests), "--state-dir", str(state)]
@@ -130,7 +132,7 @@ def command(
 
 @asynccontextmanager
 async def running_up(
-    manifests: Path, state: Path, *options: str, ports: Iterable[int] = (8080, 8081)
+    manifests: Path, state: Path, *options: str, ports: Iterable[int] = USUAL_PORTS
 ) -> AsyncIterator[Up]:
     """`igw up`, ready, for as long as the context lasts. A test may end it earlier."""
     process = await asyncio.create_subprocess_exec(
@@ -154,7 +156,7 @@ async def running_up(
 
 
 async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
-    async for line in stream:
+    while line := await stream.readline():
         lines.append(line.decode().rstrip("\n"))
 
 
@@ -173,7 +175,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def run_up(manifests: Path, state: Path, *options: str, ports: Iterable[int] = (8080, 8081)) -> tuple[int, str]:
+async def run_up(manifests: Path, state: Path, *options: str, ports: Iterable[int] = USUAL_PORTS) -> tuple[int, str]:
     """`igw up` where it is expected to end by itself: exit code and all that it printed."""
     process = await asyncio.create_subprocess_exec(
         *command(manifests, state, options, ports), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT

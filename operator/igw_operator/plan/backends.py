@@ -5,11 +5,12 @@ often no Service object, and the pool says which endpoints are meant.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from igw_api.objects import (
     BackendKind,
     BackendRef,
+    FailureMode,
     Key,
     Member,
     Pool,
@@ -52,7 +53,8 @@ def service_name(ref: BackendRef) -> str:
 
 def pool_cluster(pool: Pool, members: Iterable[Member]) -> Cluster:
     """The cluster of a pool whose requests the picker places."""
-    return _cluster(f"pool/{pool.key}", _pool_addresses(pool, members), placed=True, http2=_http2(pool))
+    cluster = _cluster(f"pool/{pool.key}", _pool_addresses(pool, members), placed=True, http2=_http2(pool))
+    return replace(cluster, only_placed=pool.failure_mode is FailureMode.CLOSE)
 
 
 def _pool_addresses(pool: Pool, members: Iterable[Member]) -> Iterable[str]:

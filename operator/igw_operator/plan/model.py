@@ -46,11 +46,16 @@ class Resilience:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Endpoints that are interchangeable to the proxy. `placed`: it obeys the picker's destination header."""
+    """Endpoints that are interchangeable to the proxy.
+
+    `placed`: it obeys the picker. `only_placed`: it does nothing else, so that a request without a placement is refused
+    and not sent round robin.
+    """
 
     name: str
     endpoints: tuple[str, ...]  # "ip:port", sorted
     placed: bool
+    only_placed: bool = False
     http2: bool = False
     resilience: Resilience = field(default_factory=Resilience)
 
@@ -130,6 +135,9 @@ class PickerRules:
     check_timeout: float = 0.3
     unhealthy_checks: int = 2
     healthy_checks: int = 1
+    # Checks keep new requests away from a frozen picker; pings free those that wait for it already.
+    ping_interval: float = 1.0
+    ping_timeout: float = 2.0
     max_streams: int = 1_000_000  # every request in flight holds one
     # The largest body that is placed; the proxy holds each until it has been. Images and long documents fit.
     max_body_bytes: int = 32 * 2**20

@@ -30,6 +30,7 @@ from igw_operator.render.filters import (
     hold_filter,
     placement_filter,
 )
+from igw_operator.render.local_replies import local_replies
 from igw_operator.render.routes import rds_file, route_table, table_name
 
 BOOTSTRAP_FILE = "bootstrap.json"
@@ -121,6 +122,7 @@ def _connection_manager(
         stream_idle_timeout=seconds(plan.idle_timeout),
         request_headers_timeout=seconds(60),
         http2_protocol_options=core_v3.Http2ProtocolOptions(max_concurrent_streams=1024),
+        local_reply_config=local_replies(plan.picker),
         access_log=_access_log(around.access_log),
     )
 

@@ -5,6 +5,7 @@ from envoy_data_plane.envoy.config.core import v3 as core_v3
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint_v3
 from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host import v3 as override_host_v3
 from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin import v3 as round_robin_v3
+from envoy_data_plane.envoy.extensions.load_balancing_policies.subset import v3 as subset_v3
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http_v3
 from envoy_data_plane.envoy.type import v3 as type_v3
 from envoy_data_plane.envoy.type.metadata import v3 as metadata_v3
@@ -44,13 +45,15 @@ def cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
             eds_config=file_source(around.directory, eds_file(planned.name)), service_name=planned.name
         ),
         connect_timeout=seconds(planned.resilience.connect_timeout),
-        load_balancing_policy=_override_host() if planned.placed else _policy(*_round_robin()),
+        load_balancing_policy=_balancing(planned),
         common_lb_config=cluster_v3.ClusterCommonLbConfig(
             healthy_panic_threshold=type_v3.Percent(value=POOL_PANIC_PERCENT)
         ),
         outlier_detection=_outliers(planned.resilience.passive_health),
         circuit_breakers=_limits(planned.resilience.max_requests),
-        typed_extension_protocol_options=_protocol(http2=planned.http2, idle=UPSTREAM_IDLE),
+        typed_extension_protocol_options=_protocol(
+            core_v3.Http2ProtocolOptions() if planned.http2 else None, UPSTREAM_IDLE
+        ),
         upstream_connection_options=_keepalive(),
     )
 
@@ -75,11 +78,10 @@ def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
         type=cluster_v3.ClusterDiscoveryType.STATIC,
         connect_timeout=seconds(rules.connect_timeout),
         load_assignment=_assignment(PICKER_CLUSTER, [address]),
-        typed_extension_protocol_options=_protocol(http2=True),
+        typed_extension_protocol_options=_protocol(core_v3.Http2ProtocolOptions(connection_keepalive=_pings(rules))),
         circuit_breakers=_limits(rules.max_streams),
         # Below 0 % there is no panic: an unhealthy picker is not asked at all.
         common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
-        close_connections_on_host_health_failure=True,
         health_checks=[_picker_check(rules)],
     )
 
@@ -98,7 +100,9 @@ def _picker_check(rules: PickerRules) -> core_v3.HealthCheck:
     )
 
 
-def _override_host() -> cluster_v3.LoadBalancingPolicy:
+def _balancing(planned: Cluster) -> cluster_v3.LoadBalancingPolicy:
+    if not planned.placed:
+        return _policy(*_round_robin())
     # Metadata only: the header of that name could come from a client, metadata comes from the picker alone.
     sources = [override_host_v3.OverrideHostOverrideHostSource(metadata=_lb_key(wire.DESTINATION_HEADER))]
     return _policy(
@@ -106,8 +110,20 @@ def _override_host() -> cluster_v3.LoadBalancingPolicy:
         override_host_v3.OverrideHost(
             override_host_sources=sources,
             selected_host_key=_lb_key(wire.DESTINATION_SERVED_KEY),
-            fallback_policy=_policy(*_round_robin()),
+            fallback_policy=_policy(*(_nobody() if planned.only_placed else _round_robin())),
         ),
+    )
+
+
+def _nobody() -> tuple[str, subset_v3.Subset]:
+    """Chooses no endpoint: requests never carry the metadata that this subset asks for.
+
+    The filter's own way to fail closed would also cut responses that are running when the picker dies.
+    """
+    return "envoy.load_balancing_policies.subset", subset_v3.Subset(
+        fallback_policy=subset_v3.SubsetLbSubsetFallbackPolicy.NO_FALLBACK,
+        subset_selectors=[subset_v3.SubsetLbSubsetSelector(keys=["never"])],
+        subset_lb_policy=_policy(*_round_robin()),
     )
 
 
@@ -120,7 +136,7 @@ def _round_robin() -> tuple[str, round_robin_v3.RoundRobin]:
 
 
 def _policy(
-    name: str, config: override_host_v3.OverrideHost | round_robin_v3.RoundRobin
+    name: str, config: override_host_v3.OverrideHost | round_robin_v3.RoundRobin | subset_v3.Subset
 ) -> cluster_v3.LoadBalancingPolicy:
     return cluster_v3.LoadBalancingPolicy(
         policies=[cluster_v3.LoadBalancingPolicyPolicy(typed_extension_config=typed(name, config))]
@@ -149,19 +165,19 @@ def _limits(most: int) -> cluster_v3.CircuitBreakers:
     )
 
 
-def _protocol(*, http2: bool, idle: float | None = None) -> dict[str, PackedAny]:
-    explicit = (
-        upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=core_v3.Http2ProtocolOptions())
-        if http2
-        else upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(
-            http_protocol_options=core_v3.Http1ProtocolOptions()
-        )
-    )
+def _protocol(http2: core_v3.Http2ProtocolOptions | None, idle: float | None = None) -> dict[str, PackedAny]:
+    http1 = None if http2 else core_v3.Http1ProtocolOptions()
     options = upstream_http_v3.HttpProtocolOptions(
-        explicit_http_config=explicit,
+        explicit_http_config=upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=http1, http2_protocol_options=http2
+        ),
         common_http_protocol_options=core_v3.HttpProtocolOptions(idle_timeout=seconds(idle)) if idle else None,
     )
     return {HTTP_OPTIONS: PackedAny.pack(options)}
+
+
+def _pings(rules: PickerRules) -> core_v3.KeepaliveSettings:
+    return core_v3.KeepaliveSettings(interval=seconds(rules.ping_interval), timeout=seconds(rules.ping_timeout))
 
 
 def _keepalive() -> cluster_v3.UpstreamConnectionOptions:

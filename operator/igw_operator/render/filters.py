@@ -93,23 +93,26 @@ def placed(placement: Placement) -> dict[str, PackedAny]:
     """The filters as the pool wants them; nothing where the filters' own settings are right."""
     config: dict[str, PackedAny] = {}
     if placement.failure_mode is FailureMode.CLOSE:
-        config[PLACEMENT_FILTER] = _overrides(ext_proc_v3.ExtProcOverrides(failure_mode_allow=False))
+        # Its cluster serves placed requests only, so those without a body must be placed too: by their headers.
+        config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED_PARTIAL)
     if not placement.first_byte:
         config[FIRST_BYTE_FILTER] = _disabled()
     return config
 
 
-def placed_upgrade(placement: Placement) -> dict[str, PackedAny]:
+def placed_upgrade() -> dict[str, PackedAny]:
     """A connection upgrade: its headers are all there is, and waiting for a body would hang it."""
-    overrides = ext_proc_v3.ExtProcOverrides(
-        failure_mode_allow=placement.failure_mode is FailureMode.OPEN,
-        processing_mode=ext_proc_v3.ProcessingMode(
-            request_header_mode=_HEADERS.SEND,
-            request_body_mode=_BODY.NONE,
-            response_header_mode=_HEADERS.SKIP,
-        ),
+    modes = _request_modes(_HEADERS.SEND, _BODY.NONE)
+    return {PLACEMENT_FILTER: modes, HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
+
+
+def _request_modes(
+    headers: ext_proc_v3.ProcessingModeHeaderSendMode, body: ext_proc_v3.ProcessingModeBodySendMode
+) -> PackedAny:
+    modes = ext_proc_v3.ProcessingMode(
+        request_header_mode=headers, request_body_mode=body, response_header_mode=_HEADERS.SKIP
     )
-    return {PLACEMENT_FILTER: _overrides(overrides), HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
+    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides(processing_mode=modes)))
 
 
 def _picker() -> core_v3.GrpcService:
@@ -126,7 +129,3 @@ def _not_held() -> PackedAny:
 
 def _disabled() -> PackedAny:
     return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(disabled=True))
-
-
-def _overrides(overrides: ext_proc_v3.ExtProcOverrides) -> PackedAny:
-    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=overrides))

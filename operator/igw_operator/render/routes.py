@@ -82,7 +82,7 @@ def _share(
     # An upgrade has no body to wait for: the picker gets the headers of such a request.
     upgrade = _match(route.match, bound, (_upgrade(),))
     yield route_v3.Route(
-        name=str(placement.pool), match=upgrade, route=action, typed_per_filter_config=placed_upgrade(placement)
+        name=str(placement.pool), match=upgrade, route=action, typed_per_filter_config=placed_upgrade()
     )
     yield route_v3.Route(name=str(placement.pool), match=match, route=action, typed_per_filter_config=placed(placement))
 
