@@ -130,10 +130,7 @@ class _Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are none of asyncio's classes.
         self._transport = transport = cast(asyncio.Transport, transport)
-        secured = transport.get_extra_info("ssl_object")
-        # A client with prior knowledge may offer no protocol at all; one that chose another is not for us.
-        spoken = secured.selected_alpn_protocol() if secured is not None else None
-        if spoken not in (None, "h2") or not self._server.admit(self):
+        if not self._server.admit(self):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)

@@ -125,6 +125,25 @@ def test_a_request_that_ends_inside_a_message_is_a_fault_of_its_own() -> None:
     assert wire.talks.all[0].received == []
 
 
+def test_a_message_that_cannot_be_taken_ends_its_stream_with_the_reason() -> None:
+    wire = Wire(Talks())
+    status, stop = wire.send(headers(1), data(1, message(b"x", compressed=1)))
+    assert (wire.fields(status)["grpc-status"], stop.kind) == ("13", RST)
+    assert (wire.talks.all[0].received, wire.talks.all[0].ends) == ([], 1)
+
+
+def test_what_comes_after_the_answers_end_is_not_delivered() -> None:
+    """The end of the answer waits for a window, so the stream is still there."""
+    wire = Wire(Talks(nothing), greet=False)
+    wire.send(PREFACE, settings(p4=0), headers(1))
+    call = wire.talks.all[0].call
+    call.send(b"x")
+    call.finish()
+    wire.send(data(1, message(b"late")), data(1, b"", end=True))
+    assert (wire.talks.all[0].received, wire.talks.all[0].half_closes) == ([], 0)
+    assert [one.kind for one in wire.send(window(1, 10))] == [DATA, HEADERS]
+
+
 def test_several_messages_in_one_frame_are_delivered_until_the_call_is_finished() -> None:
     wire = Wire(Talks(lambda talk, text: talk.call.finish() if text == b"stop" else echo(talk, text)))
     wire.send(headers(1), data(1, message(b"a") + message(b"stop") + message(b"b"), end=True))
