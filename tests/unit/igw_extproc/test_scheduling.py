@@ -53,7 +53,7 @@ def test_only_available_endpoints_are_candidates() -> None:
 
 def test_a_subset_of_the_proxy_is_kept_to_and_never_widened() -> None:
     known = ledgers(3)
-    known[1].unreachable("timeout")
+    known[1].unreachable("refused")
     assert candidates(known, {"10.0.0.1:8000", "10.0.0.2:8000"}) == [known[2]]
     assert candidates(known, {"10.0.0.1:8000", "10.9.9.9:8000"}) == []
 
