@@ -180,12 +180,12 @@ class Connection:
         tail += data[:used]
         if len(tail) < _HEADER_SIZE:
             return len(data)
-        # A size above the limit adds nothing: `_frames` looks at the header first.
-        missing = min(int.from_bytes(tail[:3], "big"), self.limits.max_frame) + _HEADER_SIZE - len(tail)
+        size = int.from_bytes(tail[:3], "big")
+        missing = min(size, self.limits.max_frame) + _HEADER_SIZE - len(tail)
         tail += data[used : used + missing]
-        whole = bytes(tail)
-        if not self._frames(whole, 0):
+        if len(data) < used + missing and size <= self.limits.max_frame:
             return len(data)
+        self._frames(bytes(tail), 0)  # refuses a size above the limit by its header
         tail.clear()
         return used + missing
 
