@@ -80,9 +80,10 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     async with asyncio.TaskGroup() as group:
         scraping = group.create_task(parts.scraper.run(), name="scraper")
         watching = group.create_task(files.watch(settings.objects, parts.datastore, stop), name="files")
+        # The metrics first: if that port is taken, no proxy has been let in yet.
+        metrics, metrics_port = await _serve_metrics(parts, settings)
         server = _server(settings, parts.picker.methods(), group)
         port = await server.start(settings.host, settings.port)
-        metrics, metrics_port = await _serve_metrics(parts, settings)
         announce(
             f"igw picker listening transport={settings.transport} address={settings.host}:{port} "
             f"metrics={settings.host}:{metrics_port}"
