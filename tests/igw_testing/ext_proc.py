@@ -6,7 +6,6 @@ Both must see the same, so a wrong field number or type cannot hide.
 
 import asyncio
 import json
-import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +16,7 @@ import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
 from igw_protos import ext_proc_pb2 as pb
-
-with warnings.catch_warnings():
-    # Its classes are declared in a way that newer versions of pydantic warn of.
-    warnings.simplefilter("ignore")
-    from envoy_data_plane.envoy.service.ext_proc import v3 as envoy
+from igw_testing.envoy_messages import ext_proc as envoy
 
 # Names of the endpoint picker protocol, written out: they are the contract under test.
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -142,9 +137,16 @@ def headers_set(reply: pb.ProcessingResponse) -> dict[str, str]:
 def destinations(reply: pb.ProcessingResponse) -> list[str]:
     """Where a reply sends the request, best first. The header and the metadata must say the same."""
     assert kind(reply) != "immediate_response", reply
-    named = headers_set(reply)[DESTINATION]
-    assert reply.dynamic_metadata.fields[LB].struct_value.fields[DESTINATION].string_value == named
-    return named.split(",")
+    named = metadata(reply)[DESTINATION]
+    assert headers_set(reply)[DESTINATION] == named
+    return str(named).split(",")
+
+
+def metadata(reply: pb.ProcessingResponse) -> dict[str, str | float]:
+    """What a reply tells the proxy's load balancer."""
+    told = MessageToDict(reply.dynamic_metadata).get(LB, {})
+    assert isinstance(told, dict)
+    return told
 
 
 def streamed(replies: Sequence[pb.ProcessingResponse], part: str = "request_body") -> list[pb.StreamedBodyResponse]:
@@ -215,7 +217,7 @@ class Stream:
         async with asyncio.timeout(DEADLINE_S):
             data = await self._call.read()
         assert data is not grpc.aio.EOF, f"the stream ended: {await self.status()} {await self._call.details()}"
-        return _read_twice(data)
+        return read_twice(data)
 
     async def replies(self, count: int) -> list[pb.ProcessingResponse]:
         """The next `count` replies."""
@@ -227,7 +229,7 @@ class Stream:
             await self._call.done_writing()
             replies = []
             while (data := await self._call.read()) is not grpc.aio.EOF:
-                replies.append(_read_twice(data))
+                replies.append(read_twice(data))
             return replies
 
     async def last(self) -> pb.ProcessingResponse:
@@ -258,7 +260,8 @@ async def stream_on(channel: Any, first: First | None) -> AsyncIterator[Stream]:
         call.cancel()
 
 
-def _read_twice(data: bytes) -> pb.ProcessingResponse:
+def read_twice(data: bytes) -> pb.ProcessingResponse:
+    """A reply, in which our messages and Envoy's see the same."""
     ours = pb.ProcessingResponse.FromString(data)
     theirs = envoy.ProcessingResponse.parse(data)
     told = MessageToDict(ours)

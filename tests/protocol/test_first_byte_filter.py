@@ -14,8 +14,8 @@ from igw_testing.ext_proc import (
     First,
     Stream,
     chat,
-    headers_set,
     kind,
+    metadata,
     request_body,
     request_headers,
     response_body,
@@ -44,6 +44,14 @@ def began(
     return with_attributes(pb.ProcessingRequest(response_headers=headers), told)
 
 
+async def lease_of(stream: Stream) -> str:
+    """Place a request; its lease, from whichever reply carries the decision in the stream's mode."""
+    await stream.send(request_headers(), request_body(chat()))
+    told = [metadata(reply) for reply in await stream.replies(2)]
+    (lease,) = [str(one[LEASE]) for one in told if LEASE in one]
+    return lease
+
+
 async def test_a_response_that_does_not_stream_has_its_first_byte_with_its_headers(shared: PickerProcess) -> None:
     """Engines send headers and body of a plain answer together: waiting for the chunk would only cost a message."""
     async with pool(shared, EngineStub()) as served, served.stream(BUFFERED_PARTIAL, NONE) as request:
@@ -56,21 +64,12 @@ async def test_a_response_that_does_not_stream_has_its_first_byte_with_its_heade
         assert await shared.sample("igw_picker_first_byte_seconds_count", pool=served.route) == 1.0
 
 
-async def lease_of(stream: Stream) -> str:
-    """Place a request; its lease."""
-    await stream.send(request_headers(), request_body(chat()))
-    head, _ = await stream.replies(2)
-    return headers_set(head)[LEASE]
-
-
 async def test_headers_and_the_first_chunk_are_answered_and_then_the_picker_ends_the_stream(
     shared: PickerProcess,
 ) -> None:
     """More than the first byte is not wanted: each further chunk would cost the picker a message."""
     async with pool(shared, EngineStub()) as served, served.stream(BUFFERED_PARTIAL, NONE) as request:
-        await request.send(request_headers(), request_body(chat()))
-        _, reply = await request.replies(2)
-        lease = headers_set(reply)[LEASE]
+        lease = await lease_of(request)
         async with shared.stream(OBSERVER) as stream:
             await stream.send(began(lease, upstream=served.engines[0].address))
             head = await stream.receive()

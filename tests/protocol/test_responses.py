@@ -10,7 +10,6 @@ from igw_protos import ext_proc_pb2 as pb
 from igw_testing.ext_proc import (
     BUFFERED,
     BUFFERED_PARTIAL,
-    LB,
     NONE,
     STREAMED,
     First,
@@ -18,6 +17,7 @@ from igw_testing.ext_proc import (
     chat,
     headers_set,
     kind,
+    metadata,
     request_body,
     request_headers,
     response_body,
@@ -254,7 +254,7 @@ async def test_usage_is_counted_and_told_as_cost_with_the_last_piece(
         while kind(replies[-1]) != "response_body" or not streamed(replies[-1:], "response_body")[0].end_of_stream:
             assert not replies[-1].HasField("dynamic_metadata")
             replies.append(await stream.receive())
-        assert replies[-1].dynamic_metadata.fields[LB].struct_value.fields[COST].number_value == 17.0
+        assert metadata(replies[-1]) == {COST: 17.0}
         assert await shared.sample("igw_picker_input_tokens_sum", pool=served.route) == 7.0
         assert await shared.sample("igw_picker_input_tokens_bucket", pool=served.route, le="8.0") == 1.0
         assert await shared.sample("igw_picker_usage_tokens_total", pool=served.route, kind="completion") == 10.0
@@ -267,7 +267,7 @@ async def test_the_cost_is_told_in_the_other_modes_too(plain: PickerProcess, mod
         await stream.send(request_headers(), request_body(chat()), response_headers(), response_body(SPLIT_USAGE))
         *_, last = await stream.replies(4)
         assert kind(last) == "response_body" and not last.response_body.response.HasField("body_mutation")
-        assert last.dynamic_metadata.fields[LB].struct_value.fields[COST].number_value == 17.0
+        assert metadata(last) == {COST: 17.0}
 
 
 async def test_a_response_without_usage_has_no_cost(plain: PickerProcess) -> None:
