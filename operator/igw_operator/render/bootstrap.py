@@ -134,7 +134,10 @@ def _filters(plan: GatewayPlan) -> list[hcm_v3.HttpFilter]:
         FIRST_BYTE_FILTER: first_byte_filter(plan.picker),
         "envoy.filters.http.router": router_v3.Router(suppress_envoy_headers=True),
     }
-    return [hcm_v3.HttpFilter(name=name, typed_config=PackedAny.pack(config)) for name, config in chain.items()]
+    return [
+        hcm_v3.HttpFilter(name=name, typed_config=PackedAny.pack(config), disabled=name == FIRST_BYTE_FILTER)
+        for name, config in chain.items()
+    ]
 
 
 def _strip_private_headers() -> core_v3.TypedExtensionConfig:

@@ -6,7 +6,9 @@ Hold: keeps the request's headers until its body is complete, else the router wo
 before the picker has been asked. First byte: the response headers and the first chunk, then the picker ends the stream
 and Envoy goes on alone.
 
-All are on every listener from the start: a filter added later would drain it.
+All are on every listener from the start: a filter added later would drain it. The first-byte filter is off until a
+route wants it: it would hold back the proxy's answer to a request too broken to have a route, and the connection would
+be closed before the picker has let that answer pass.
 """
 
 from envoy_data_plane.envoy.config.core import v3 as core_v3
@@ -86,7 +88,7 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
 
 def bypass() -> dict[str, PackedAny]:
     """No filter: the picker never hears of these requests, and their bodies stream."""
-    return {PLACEMENT_FILTER: _disabled(), HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
+    return {PLACEMENT_FILTER: _disabled(), HOLD_FILTER: _not_held()}
 
 
 def placed(placement: Placement) -> dict[str, PackedAny]:
@@ -95,15 +97,15 @@ def placed(placement: Placement) -> dict[str, PackedAny]:
     if placement.failure_mode is FailureMode.CLOSE:
         # Its cluster serves placed requests only, so those without a body must be placed too: by their headers.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED_PARTIAL)
-    if not placement.first_byte:
-        config[FIRST_BYTE_FILTER] = _disabled()
+    if placement.first_byte:
+        config[FIRST_BYTE_FILTER] = _enabled()
     return config
 
 
 def placed_upgrade() -> dict[str, PackedAny]:
     """A connection upgrade: its headers are all there is, and waiting for a body would hang it."""
     modes = _request_modes(_HEADERS.SEND, _BODY.NONE)
-    return {PLACEMENT_FILTER: modes, HOLD_FILTER: _not_held(), FIRST_BYTE_FILTER: _disabled()}
+    return {PLACEMENT_FILTER: modes, HOLD_FILTER: _not_held()}
 
 
 def _request_modes(
@@ -125,6 +127,10 @@ def _lb_namespace() -> ext_proc_v3.MetadataOptionsMetadataNamespaces:
 
 def _not_held() -> PackedAny:
     return PackedAny.pack(buffer_v3.BufferPerRoute(disabled=True))
+
+
+def _enabled() -> PackedAny:
+    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides()))
 
 
 def _disabled() -> PackedAny:

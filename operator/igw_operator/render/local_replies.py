@@ -1,7 +1,8 @@
 """What Envoy says by itself, in the shape that OpenAI clients parse: `{"error": {message, type, param, code}}`. Pure.
 
-The picker's refusals are local replies to Envoy too. They carry no response flag, so nothing here matches them and
-they pass as they are; the exception is 413, which the picker never sends in the modes that our Envoy uses.
+To Envoy, the picker's refusals are replies of its own too. They carry no response flag, and their requests have a
+path, so that nothing here matches them and they pass as they are. The statuses that are matched alone are those that
+the picker never gives in the modes that our Envoy uses.
 """
 
 import json
@@ -9,76 +10,91 @@ from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog_v3
 from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.config.route import v3 as route_v3
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm_v3
 
 from igw_operator.plan.model import PickerRules
 
-JSON = "application/json"
 MIB = 2**20
-_REQUEST, _SERVICE, _TIME = "invalid_request_error", "service_unavailable_error", "timeout_error"
+REQUEST_ERROR, SERVICE_ERROR, TIMEOUT_ERROR = "invalid_request_error", "service_unavailable_error", "timeout_error"
+
+_Filter = accesslog_v3.AccessLogFilter
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
-    """One case: what it is known by (any of the response flags, or the status), and what to say. The first one wins."""
+class _Case:
+    """What a reply is known by, and what it says. The first case that fits wins."""
 
+    known_by: _Filter
     message: str
     kind: str
     code: str
-    flags: tuple[str, ...] = ()
-    status: int | None = None
-
-
-def _replies(rules: PickerRules) -> tuple[_Reply, ...]:
-    limit = f"{rules.max_body_bytes // MIB} MiB"
-    return (
-        _Reply(f"The body is larger than {limit}, the most that is taken.", _REQUEST, "request_too_large", status=413),
-        _Reply(
-            "The headers are larger than 60 KiB, or more than 100. Send less.",
-            _REQUEST,
-            "headers_too_large",
-            status=431,
-        ),
-        _Reply("The request is not valid HTTP.", _REQUEST, "invalid_http", ("DPE",)),
-        _Reply("No route leads from this host and path to a model. Check the URL.", _REQUEST, "no_route", ("NR",)),
-        _Reply("No endpoint is ready to serve this. Try again later.", _SERVICE, "no_endpoints", ("UH", "NC")),
-        _Reply("Too many requests are in flight. Try again later.", _SERVICE, "overloaded", ("UO", "OM")),
-        _Reply("The engine did not answer within the route's timeout.", _TIME, "timeout", ("UT", "DT", "SI")),
-        _Reply(
-            "The engine could not be reached, or broke off before it answered. Try again.",
-            _SERVICE,
-            "engine_failed",
-            ("UF", "UC", "UR", "LR", "UPE", "URX"),
-        ),
-    )
-
-
-def error_body(message: str, kind: str, code: str) -> str:
-    """The error as JSON text."""
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def local_replies(rules: PickerRules) -> hcm_v3.LocalReplyConfig:
-    """The mappers, for every listener."""
-    return hcm_v3.LocalReplyConfig(mappers=[_mapper(reply) for reply in _replies(rules)])
+    """The mappers, for every listener. They change bodies, never statuses."""
+    return hcm_v3.LocalReplyConfig(
+        mappers=[
+            hcm_v3.ResponseMapper(
+                filter=case.known_by, body_format_override=error_format(case.message, case.kind, case.code)
+            )
+            for case in _cases(rules)
+        ]
+    )
 
 
-def _mapper(reply: _Reply) -> hcm_v3.ResponseMapper:
-    body = error_body(reply.message, reply.kind, reply.code)
-    return hcm_v3.ResponseMapper(
-        filter=_filter(reply),
-        body_format_override=core_v3.SubstitutionFormatString(
-            text_format_source=core_v3.DataSource(inline_string=body.replace("%", "%%")), content_type=JSON
+def error_format(message: str, kind: str, code: str) -> core_v3.SubstitutionFormatString:
+    """A reply that says this, as JSON."""
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    return core_v3.SubstitutionFormatString(
+        text_format_source=core_v3.DataSource(inline_string=body.replace("%", "%%")), content_type="application/json"
+    )
+
+
+def _cases(rules: PickerRules) -> tuple[_Case, ...]:
+    largest = f"{rules.max_body_bytes // MIB} MiB"
+    return (
+        _Case(_status(413), f"The body is larger than {largest}; send less.", REQUEST_ERROR, "request_too_large"),
+        # Envoy's defaults for the sum and the number of headers.
+        _Case(
+            _status(431),
+            "The headers are larger than 60 KiB or more than 100; send less.",
+            REQUEST_ERROR,
+            "headers_too_large",
+        ),
+        _Case(_status(426), "Use HTTP/1.1 or HTTP/2.", REQUEST_ERROR, "http_version_not_supported"),
+        _Case(_all(_status(400), _no_path()), "The request is not valid HTTP.", REQUEST_ERROR, "invalid_http"),
+        _Case(
+            _flags("NR"), "No route of this gateway leads on from this host and path.", REQUEST_ERROR, "route_not_found"
+        ),
+        _Case(_flags("UH", "NC"), "No endpoint can serve this now; try again later.", SERVICE_ERROR, "no_endpoints"),
+        _Case(_flags("UO", "OM"), "Too many requests are running; try again later.", SERVICE_ERROR, "overloaded"),
+        _Case(_flags("UT", "DT", "SI"), "No answer within the time that is allowed.", TIMEOUT_ERROR, "timeout"),
+        _Case(
+            _flags("UF", "UC", "UR", "LR", "UPE", "URX"),
+            "No endpoint could be reached, or the one that was broke off before it answered; try again.",
+            SERVICE_ERROR,
+            "endpoint_failed",
         ),
     )
 
 
-def _filter(reply: _Reply) -> accesslog_v3.AccessLogFilter:
-    if reply.status is None:
-        return accesslog_v3.AccessLogFilter(
-            response_flag_filter=accesslog_v3.ResponseFlagFilter(flags=list(reply.flags))
-        )
-    # Envoy wants a key by which an operator could override the number; nobody does.
-    value = core_v3.RuntimeUInt32(default_value=reply.status, runtime_key=f"igw.local_reply_{reply.status}")
+def _flags(*flags: str) -> _Filter:
+    return _Filter(response_flag_filter=accesslog_v3.ResponseFlagFilter(flags=list(flags)))
+
+
+def _status(status: int) -> _Filter:
+    # Envoy wants a name under which the number could be overridden at run time; nobody does.
+    value = core_v3.RuntimeUInt32(default_value=status, runtime_key=f"igw.local_reply_{status}")
     comparison = accesslog_v3.ComparisonFilter(op=accesslog_v3.ComparisonFilterOp.EQ, value=value)
-    return accesslog_v3.AccessLogFilter(status_code_filter=accesslog_v3.StatusCodeFilter(comparison=comparison))
+    return _Filter(status_code_filter=accesslog_v3.StatusCodeFilter(comparison=comparison))
+
+
+def _no_path() -> _Filter:
+    """What could not be parsed has no headers at all."""
+    header = route_v3.HeaderMatcher(name=":path", present_match=True, invert_match=True)
+    return _Filter(header_filter=accesslog_v3.HeaderFilter(header=header))
+
+
+def _all(*filters: _Filter) -> _Filter:
+    return _Filter(and_filter=accesslog_v3.AndFilter(filters=list(filters)))
