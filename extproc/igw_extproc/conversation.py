@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # An unknown model name is the client's text: it must not become a label, of which there is no end.
 _NO_MODEL = ""
+# As text: an enum's members hash in Python code, for every request.
+_PLACED = Outcome.PLACED.value
 # More than any engine's usage object with all its details.
 _USAGE_BYTES = 1024
 
@@ -109,14 +111,14 @@ class Process(Conversation):
         flight = self._flight = placed.flight
         self._send(self._exchange.place(placed.placement))
         told = picker.telemetry
-        told.requests[(flight.pool, flight.model, Outcome.PLACED)] += 1
+        told.requests[(flight.pool, flight.model, _PLACED)] += 1
         told.placed[flight.first_choice.endpoint.address] += 1
         told.prefix_tokens[flight.pool] += flight.decision.cached_tokens
         told.placement.observe(picker.clock() - started)
 
     def _refuse(self, error: RoutingError) -> None:
         self._send(self._exchange.refuse(error))
-        self._picker.telemetry.requests[("", _NO_MODEL, error.outcome)] += 1
+        self._picker.telemetry.requests[("", _NO_MODEL, error.outcome.value)] += 1
         log.info("refused status=%d outcome=%s", error.status, error.outcome.value)
 
     def _responded(self, response: Responded) -> None:

@@ -7,6 +7,7 @@ in `inflight`. A view is immutable; a new set of objects makes new views.
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from igw_api.objects import Model, Objective, Pool, RewriteRule, Target, addresses
 from igw_api.objectset import ObjectSet
@@ -15,8 +16,7 @@ from igw_extproc.domain import Endpoint
 from igw_extproc.errors import NoEndpoints, UnknownModel
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """How a request's model is served. `target` None: the body stays as it is."""
 
     target: str | None

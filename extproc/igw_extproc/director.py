@@ -7,7 +7,7 @@ Pure but for the state it is given (datastore, ledgers, prefix index): `now` and
 import logging
 import random
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from igw_api import wire
 from igw_extproc import openai
@@ -91,8 +91,7 @@ class Flight:
         self.decision.lease.close(now, succeeded=self.status < 400)
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A decision with all that its conversation and telemetry need."""
 
     placement: Placement

@@ -7,6 +7,7 @@ the picker. Units: tokens, seconds, fractions in 0..1.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # a fault of ours: the proxy decides (fail open)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What one request costs and may reuse: all that placement knows of it.
 
     `prefix` holds (hash of everything up to here, tokens up to here) at growing positions; empty when the path has no

@@ -40,7 +40,8 @@ def reader(parse_attributes: Callable[[bytes], Mapping[str, str]]) -> Callable[[
         at, size = 0, len(data)
         while at < size:
             tag = data[at]
-            length, at = _length(data, at + 1)
+            # Lengths below 128 are most of them: one byte each.
+            length, at = (data[at + 1], at + 2) if at + 1 < size and data[at + 1] < 0x80 else _length(data, at + 1)
             end = at + length
             if end > size or length < 0:
                 return None

@@ -5,10 +5,9 @@ is read as far as it goes; where even that fails, the model name is searched for
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,8 +39,7 @@ _PATHS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What was found. `text` is the prompt in the order the engine sees it, without its JSON dress; b"" if opaque."""
 
     api: Api
@@ -69,7 +67,7 @@ def read(path: str | None, content_type: str | None, body: bytes, complete: bool
     api = api_of(path)
     if api is Api.OPAQUE or not body or _is_framed(content_type):
         return Reading(Api.OPAQUE)
-    if content_type and not _is_json(content_type):
+    if content_type and content_type != "application/json" and not _is_json(content_type):
         kind = content_type.partition(";")[0].strip()[:100]
         raise WrongContentType(f"Content-Type is `{kind}`; this path takes `application/json`.")
     document = _parse(body) if complete else _parse_cut(body)
@@ -92,18 +90,19 @@ def _reading(api: Api, document: dict[str, Any], complete: bool) -> Reading:
         if complete and model is not None:
             raise BadRequest("`model` must be a non-empty string.")
         model = None
-    if complete and model is not None and not any(document.get(name) for name in _PROMPT_FIELDS[api]):
+    if complete and model is not None and not _has_prompt(api, document):
         needed = " or ".join(f"`{name}`" for name in _PROMPT_FIELDS[api])
         raise BadRequest(f"The body has no {needed}: this path needs one.")
-    return Reading(
-        api=api,
-        model=model,
-        text=b"\x00".join(_pieces(document)),
-        max_tokens=_bound(document),
-        stream=document.get("stream") is True,
-        salt=_salt(document),
-        document=document if complete else None,
-    )
+    whole = document if complete else None
+    stream = document.get("stream") is True
+    return Reading(api, model, _prompt(document), _bound(document), stream, _salt(document), whole)
+
+
+def _has_prompt(api: Api, document: dict[str, Any]) -> bool:
+    for name in _PROMPT_FIELDS[api]:  # noqa: SIM110  # `any` with a generator costs as much as all the rest here
+        if document.get(name):
+            return True
+    return False
 
 
 # Any of these makes a body of that API whole. Where clients mix them up, be generous: the engine has the last word.
@@ -152,31 +151,32 @@ def _text(inner: bytes) -> str | None:
         return None
 
 
-def _pieces(document: dict[str, Any]) -> Iterable[bytes]:
-    """The prompt's parts in the order in which chat templates lay them out: tools, system, messages or prompt."""
-    tools = document.get("tools")
-    if tools:
-        yield _as_json(tools)
-    for name in ("instructions", "system", "prompt", "input", "query", "text_1"):
-        if name in document:
-            yield _flat(document[name])
+_BEFORE_MESSAGES = ("instructions", "system", "prompt", "input", "query", "text_1")
+_AFTER_MESSAGES = ("documents", "text_2")
+
+
+def _prompt(document: dict[str, Any]) -> bytes:
+    """The prompt in the order in which chat templates lay it out: tools, system, messages or prompt."""
+    pieces: list[bytes] = []
+    if document.get("tools"):
+        pieces.append(_as_json(document["tools"]))
+    pieces += [_flat(document[name]) for name in _BEFORE_MESSAGES if name in document]
     messages = document.get("messages")
     if isinstance(messages, list):
         for message in messages:
-            yield from _message(message)
-    for name in ("documents", "text_2"):
-        if name in document:
-            yield _flat(document[name])
+            _add_message(pieces, message)
+    pieces += [_flat(document[name]) for name in _AFTER_MESSAGES if name in document]
+    return b"\x00".join(pieces)
 
 
-def _message(message: Any) -> Iterable[bytes]:
+def _add_message(pieces: list[bytes], message: Any) -> None:
     if not isinstance(message, dict):
-        yield _flat(message)
+        pieces.append(_flat(message))
         return
-    yield _flat(message.get("role"))
-    yield _flat(message.get("content"))
+    pieces.append(_flat(message.get("role")))
+    pieces.append(_flat(message.get("content")))
     if message.get("tool_calls"):
-        yield _flat(message["tool_calls"])
+        pieces.append(_flat(message["tool_calls"]))
 
 
 def _flat(value: Any) -> bytes:

@@ -199,7 +199,8 @@ class Exchange:
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
         assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
-        self._response = _Response(self._response_mode, placement.restore_model)
+        if placement.restore_model is not None:
+            self._response = _Response(self._response_mode, placement.restore_model)
         metadata = _routing(placement)
         if self._first.part is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
             # The proxy sent no headers, and has none to change: the metadata alone tells.

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from igw_extproc.domain import Outcome
 from igw_extproc.openai import Usage
 
 # Placement is tens of microseconds of work; above 10 ms something is wrong.
@@ -66,7 +65,7 @@ class Telemetry:
     """The picker's numbers. Read by `collector`, written by `conversation`."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, Outcome]] = Counter()
+        self.requests: Counter[tuple[str, str, str]] = Counter()
         self.responses: Counter[tuple[str, str]] = Counter()
         self.placed: Counter[str] = Counter()
         self.moved: Counter[str] = Counter()
@@ -124,7 +123,7 @@ class PickerCollector(Collector):
             "igw_picker_requests", "Requests by how they left the picker.", labels=("pool", "model", "outcome")
         )
         for (pool, model, outcome), count in told.requests.items():
-            requests.add_metric((pool, model, outcome.value), count)
+            requests.add_metric((pool, model, outcome), count)
         yield requests
         yield _counters(
             "igw_picker_responses", "Responses seen, by endpoint and status class.", told.responses, "endpoint", "code"

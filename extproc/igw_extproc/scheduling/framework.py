@@ -7,6 +7,7 @@ and the index it updates. The director calls `Scheduler.pick` with a pool's cand
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
@@ -29,8 +30,7 @@ class Policy:
     reuses_prefixes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
 
     order: tuple[Ledger, ...]
