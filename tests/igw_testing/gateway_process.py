@@ -139,15 +139,19 @@ class Gateway:
 
     async def picker_is_given_up(self) -> None:
         """Wait until Envoy does not ask the picker any more."""
-        await until(self._no_healthy_picker, 10)
+        await until(lambda: self._healthy_pickers(0), 10)
+
+    async def picker_is_trusted(self) -> None:
+        """Wait until Envoy asks the picker again."""
+        await until(lambda: self._healthy_pickers(1), START_S)
 
     def _signal(self, number: signal.Signals) -> None:
         os.kill(self.up.children()["picker"], number)
 
-    async def _no_healthy_picker(self) -> bool:
+    async def _healthy_pickers(self, count: int) -> bool:
         url = f"{self.up.admin}/stats?filter=cluster.picker.membership_healthy"
         async with self.session.get(url) as answer:
-            return (await answer.text()).strip().endswith(": 0")
+            return (await answer.text()).strip().endswith(f": {count}")
 
     # The picker's metrics.
 
