@@ -1,0 +1,232 @@
+"""What the demo runs: simulated engines, and `igw up` over a copy of an example folder. Called by `demo` alone.
+
+The copy differs from the folder in two files: the endpoints, which listen where the system let them, and the placement
+policy, which the demo changes while everything runs.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from igw_bench.children import Child, stop_all
+
+START_S = 45.0  # a cold start of five Python processes on two busy cores
+CHANGE_S = 15.0
+LOOPBACK = "127.0.0.1"
+_SIM_READY = re.compile(r"igw sim listening name=(\S+) engine=(\S+) address=(\S+)")
+_UP_READY = re.compile(r"igw up ready listener=\S+ port=(\d+) address=(\S+)")
+_UP_METRICS = re.compile(r"metrics (http://\S+/metrics)")
+_LOADED = re.compile(r"objects loaded")
+_ENDPOINTS, _POLICY = "endpoints.yaml", "policy.yaml"
+
+
+class BadScene(Exception):
+    """Options or an example folder that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A simulated engine. `dialect` as `igw sim --engine` has it."""
+
+    name: str
+    dialect: str
+    label: str
+    faults: tuple[str, ...] = ()
+
+
+ENGINES = (
+    Engine("vllm-1", "vllm", "vLLM"),
+    Engine("vllm-2", "vllm", "vLLM"),
+    Engine("sglang", "sglang", "SGLang"),
+    Engine("bladellm", "bladellm", "BladeLLM"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """How the engines behave: a preset of `igw sim`, and how many times faster they are."""
+
+    preset: str = "a10-llama2-7b"
+    time_scale: float = 2.0
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything that runs. `folder` is the copy of the manifests, `logs` has a file for each process."""
+
+    directory: Path
+    source: Path
+    engines: Sequence[Engine]
+    addresses: dict[str, str] = field(default_factory=dict, init=False)
+    ports: dict[int, int] = field(default_factory=dict, init=False)
+    metrics: str = field(default="", init=False)
+    _children: list[Child] = field(default_factory=list, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """The manifests that the gateway follows."""
+        return self.directory / "manifests"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes print. The gateway's own children have theirs in `state`."""
+        return self.directory / "logs"
+
+    @property
+    def state(self) -> Path:
+        """Where `igw up` keeps the files of Envoy and the picker, and their logs."""
+        return self.directory / "gateway"
+
+    def prepare(self) -> None:
+        """Copy the manifests. Raises BadScene."""
+        missing = [name for name in (_ENDPOINTS, _POLICY) if not (self.source / name).is_file()]
+        if missing:
+            raise BadScene(f"{self.source} has no {' and no '.join(missing)}")
+        self.logs.mkdir()
+        self.folder.mkdir()
+        for path in self.source.glob("*.yaml"):
+            shutil.copy(path, self.folder)
+
+    def wanted(self) -> str:
+        """The policy that the example folder asks for."""
+        return str(_read(self.source / _POLICY)["spec"]["scheduling"]["policy"])
+
+    def served_model(self) -> tuple[str, str]:
+        """The model name that clients use, and the engines' name for it. Raises BadScene."""
+        for path in sorted(self.folder.glob("*.yaml")):
+            for document in yaml.safe_load_all(path.read_text()):
+                if document and document.get("kind") == "InferenceModel":
+                    spec = document["spec"]
+                    targets = spec.get("targetModels") or [{"name": spec["modelName"]}]
+                    return spec["modelName"], targets[0]["name"]
+        raise BadScene(f"{self.source} has no InferenceModel")
+
+    async def start_engines(self, simulation: Simulation, model: str) -> None:
+        """Start all engines, and list them for the gateway. Raises NotStarted."""
+        started = [self._child(one.name, _sim_words(one, simulation, model)) for one in self.engines]
+        for child in started:
+            await child.start()
+        for child in started:
+            ((line),) = await child.wait_for(_SIM_READY, 1, START_S)
+            self.addresses[child.name] = line[3]
+        listing = _read(self.folder / _ENDPOINTS)
+        listing["spec"]["endpoints"] = [_entry(name, address) for name, address in self.addresses.items()]
+        _replace(self.folder / _ENDPOINTS, listing)
+
+    async def start_gateway(self, policy: str, listens: Sequence[str]) -> None:
+        """Start `igw up` with this policy, and wait until all engines may be chosen. Raises NotStarted."""
+        self._write_policy(policy)
+        words = ["igw_operator", "up", "-f", str(self.folder), "--state-dir", str(self.state), "--drain-timeout", "1"]
+        words += [word for listen in listens for word in ("--listen", listen)]
+        gateway = self._child("gateway", words)
+        await gateway.start()
+        listeners = len(self.declared_ports())
+        ready = await gateway.wait_for(_UP_READY, listeners, START_S)
+        self.ports = {int(line[1]): int(line[2].rpartition(":")[2]) for line in ready}
+        self.metrics = gateway.says(_UP_METRICS)[0][1]
+        await gateway.wait_until(self._all_available, START_S, "has engines that it cannot use")
+
+    def declared_ports(self) -> list[int]:
+        """The ports of the manifests' Gateways."""
+        documents = [one for path in self.folder.glob("*.yaml") for one in yaml.safe_load_all(path.read_text())]
+        gateways = [one for one in documents if one and one.get("kind") == "Gateway"]
+        return sorted({listener["port"] for one in gateways for listener in one["spec"]["listeners"]})
+
+    async def change_policy(self, policy: str) -> None:
+        """Write the policy into the manifests, and wait until the picker has taken it over. Raises NotStarted."""
+        gateway = self._children[-1]
+        picker_log = Child("picker", (), self.state / "picker.log")
+        before = len(picker_log.says(_LOADED))
+        self._write_policy(policy)
+
+        async def taken_over() -> bool:
+            return self._accepted() == [policy] and len(picker_log.says(_LOADED)) > before
+
+        await gateway.wait_until(taken_over, CHANGE_S, f"did not take over the policy {policy}")
+
+    async def stop(self) -> None:
+        """Stop everything that was started."""
+        await stop_all(self._children)
+
+    def ended(self) -> list[Child]:
+        """The processes that run no more."""
+        return [child for child in self._children if child.ended]
+
+    def _child(self, name: str, words: Sequence[str]) -> Child:
+        child = Child(name, words, self.logs / f"{name}.log")
+        self._children.append(child)
+        return child
+
+    def _write_policy(self, policy: str) -> None:
+        manifest = _read(self.folder / _POLICY)
+        manifest["spec"]["scheduling"]["policy"] = policy
+        _replace(self.folder / _POLICY, manifest)
+
+    def _accepted(self) -> list[str]:
+        """The policies in the file that the gateway made for the picker."""
+        objects = json.loads((self.state / "objects.json").read_bytes())
+        return [one["scheduling"] for one in objects["policies"]]
+
+    async def _all_available(self) -> bool:
+        page = await _get(self.metrics)
+        lines = (f'igw_picker_endpoint_available{{endpoint="{one}"}} 1.0' for one in self.addresses.values())
+        return all(line in page for line in lines)
+
+
+def is_free(port: int) -> bool:
+    """Whether the gateway can listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _sim_words(engine: Engine, simulation: Simulation, model: str) -> list[str]:
+    words = ["igw_sim", "--name", engine.name, "--engine", engine.dialect, "--model", model]
+    words += ["--preset", simulation.preset, "--time-scale", f"{simulation.time_scale:g}"]
+    # They talk until `max_tokens`, so that both policies get the same work; not much longer without one.
+    words += ["--output-tokens", "fixed:256", "--grace", "0"]
+    return words + [word for fault in engine.faults for word in ("--fail", fault)]
+
+
+def _entry(name: str, address: str) -> dict[str, Any]:
+    host, _, port = address.rpartition(":")
+    return {"name": name, "address": host, "port": int(port)}
+
+
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def _replace(path: Path, manifest: Any) -> None:
+    """By a rename, as editors do: the gateway must never see half a file."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    os.replace(draft, path)
+
+
+async def _get(url: str) -> str:
+    """The page, or nothing while nobody serves it."""
+    try:
+        async with (
+            asyncio.timeout(5),
+            aiohttp.ClientSession() as session,
+            session.get(url) as response,
+        ):
+            return await response.text()
+    except (aiohttp.ClientError, TimeoutError):
+        return ""
