@@ -1,0 +1,508 @@
+"""The exchange answers each message exactly as its body mode demands, however the bodies are cut."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from igw_api import wire
+from igw_extproc.errors import NoEndpoints, TooLarge, UnknownModel
+from igw_extproc.stream import (
+    CHUNK_BYTES,
+    Arrived,
+    BodyMode,
+    Chunk,
+    Exchange,
+    Finish,
+    Immediate,
+    Message,
+    Output,
+    Part,
+    Placement,
+    Reply,
+    Responded,
+    Step,
+)
+from igw_testing.builders import message, pieces
+
+LIMIT = 1_000_000
+PLACEMENT = Placement(("10.0.0.1:8000", "10.0.0.2:8000"), "lease-1")
+ROUTING = {wire.DESTINATION_HEADER: "10.0.0.1:8000,10.0.0.2:8000", wire.LEASE_HEADER: "lease-1"}
+PASSES = {part: Reply(part) for part in Part}
+HEADERS = {":path": "/v1/chat/completions", "content-type": "application/json"}
+DUPLEX = (BodyMode.FULL_DUPLEX, BodyMode.FULL_DUPLEX)
+BODIES = st.binary(max_size=200) | st.integers(0, 3 * CHUNK_BYTES).map(lambda size: bytes(range(256)) * (size // 256))
+
+
+def first(mode: BodyMode, response_mode: BodyMode = BodyMode.NONE, *, end: bool = False) -> Message:
+    """Request headers that announce the modes."""
+    return message(Part.REQUEST_HEADERS, headers=HEADERS, modes=(mode, response_mode), end=end)
+
+
+def request_body(body: bytes, *, end: bool = True) -> Message:
+    """A piece of the request's body."""
+    return message(Part.REQUEST_BODY, body, end=end)
+
+
+def response_headers(content_type: str = "text/event-stream", status: str = "200", **headers: str) -> Message:
+    """The beginning of a response."""
+    return message(Part.RESPONSE_HEADERS, headers={":status": status, "content-type": content_type, **headers})
+
+
+def response_body(body: bytes, *, end: bool = False) -> Message:
+    """A piece of the response's body."""
+    return message(Part.RESPONSE_BODY, body, end=end)
+
+
+def arrival(step: Step) -> Arrived:
+    """The request that this step says is complete; nothing may be answered before the decision."""
+    assert step.outputs == ()
+    assert isinstance(step.notice, Arrived)
+    return step.notice
+
+
+def replies(outputs: tuple[Output, ...]) -> list[Reply]:
+    """The outputs, which must all be replies."""
+    assert all(isinstance(output, Reply) for output in outputs)
+    return [output for output in outputs if isinstance(output, Reply)]
+
+
+def streamed(outputs: list[Reply], part: Part = Part.REQUEST_BODY) -> bytes:
+    """What the chunks of a full-duplex answer add up to. None is too long; only the last may end the stream."""
+    chunks = [output for output in outputs if output.part is part]
+    assert all(chunk.streamed and chunk.body is not None and len(chunk.body) <= CHUNK_BYTES for chunk in chunks)
+    assert not any(chunk.end_of_stream for chunk in chunks[:-1])
+    return b"".join(chunk.body or b"" for chunk in chunks)
+
+
+def placed(request_mode: BodyMode, response_mode: BodyMode, restore: tuple[str, str] | None = None) -> Exchange:
+    """An exchange whose request has been placed, in any mode."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(request_mode, response_mode, end=True))
+    exchange.place(PLACEMENT._replace(restore_model=restore))
+    return exchange
+
+
+# ------------------------------------------------------------------------------------------------ full duplex
+
+
+@given(body=BODIES, cuts=st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=6), trailers=st.booleans())
+@example(body=b"", cuts=[], trailers=False)
+@example(body=b"", cuts=[], trailers=True)
+@example(body=b"x" * CHUNK_BYTES, cuts=[], trailers=False)
+@example(body=b"x" * (CHUNK_BYTES + 1), cuts=[1], trailers=False)
+def test_in_full_duplex_the_body_comes_back_whole_after_the_headers_however_it_was_cut(
+    body: bytes, cuts: list[int], trailers: bool
+) -> None:
+    exchange = Exchange(LIMIT)
+    parts = pieces(body, cuts)
+    messages = [first(*DUPLEX), *(request_body(part, end=False) for part in parts)]
+    if trailers:
+        messages.append(message(Part.REQUEST_TRAILERS))
+    else:
+        messages[-1] = request_body(parts[-1], end=True)
+    for one in messages[:-1]:
+        assert exchange.receive(one) == Step(), "nothing is answered before the whole body is there"
+    request = arrival(exchange.receive(messages[-1]))
+    assert (request.body, request.complete, request.headers) == (body, True, HEADERS)
+
+    head, *rest = replies(exchange.place(PLACEMENT))
+    assert (head.part, head.body, head.clear_route_cache) == (Part.REQUEST_HEADERS, None, True)
+    assert streamed(rest) == body
+    if trailers:
+        assert rest[-1] == PASSES[Part.REQUEST_TRAILERS]
+        assert not any(reply.end_of_stream for reply in rest)
+        assert dict(head.set_headers) == ROUTING
+    else:
+        assert rest[-1].end_of_stream and sum(reply.end_of_stream for reply in rest) == 1
+        assert dict(head.set_headers) == {**ROUTING, "content-length": str(len(body))}
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+def test_in_full_duplex_a_changed_body_is_sent_with_its_own_length(trailers: bool) -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(*DUPLEX))
+    exchange.receive(request_body(b"the body that came", end=not trailers))
+    if trailers:
+        exchange.receive(message(Part.REQUEST_TRAILERS))
+    head, *rest = replies(exchange.place(PLACEMENT._replace(body=b"another")))
+    assert dict(head.set_headers)["content-length"] == "7"
+    assert streamed(rest) == b"another"
+
+
+def test_in_full_duplex_a_second_end_of_the_body_is_ignored() -> None:
+    """Some proxies send an empty last chunk after the last one: a second answer would be a second body."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(*DUPLEX))
+    exchange.receive(request_body(b"{}"))
+    exchange.place(PLACEMENT)
+    assert exchange.receive(request_body(b"")) == Step()
+
+
+def test_in_full_duplex_trailers_after_a_whole_body_are_answered() -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(*DUPLEX))
+    exchange.receive(request_body(b"{}"))
+    exchange.place(PLACEMENT)
+    assert exchange.receive(message(Part.REQUEST_TRAILERS)).outputs == (PASSES[Part.REQUEST_TRAILERS],)
+
+
+def test_in_full_duplex_a_body_without_headers_before_it_is_answered_like_any_other() -> None:
+    """Not what proxies do, but no reason to fail."""
+    exchange = Exchange(LIMIT)
+    request = arrival(exchange.receive(message(Part.REQUEST_BODY, b"{}", end=True, modes=DUPLEX)))
+    assert request.body == b"{}"
+    assert streamed(replies(exchange.place(PLACEMENT))) == b"{}"
+
+
+@given(size=st.integers(0, 40), cut=st.integers(0, 40))
+def test_in_full_duplex_a_body_is_held_up_to_the_limit_and_not_a_byte_longer(size: int, cut: int) -> None:
+    exchange = Exchange(limit=20)
+    exchange.receive(first(*DUPLEX))
+    start, end = pieces(b"x" * size, [cut])
+
+    def send() -> Step:
+        exchange.receive(request_body(start, end=False))
+        return exchange.receive(request_body(end))
+
+    if size > 20:
+        with pytest.raises(TooLarge, match="20 bytes"):
+            send()
+    else:
+        assert arrival(send()).body == b"x" * size
+
+
+# ------------------------------------------------------------------------------------------------ buffered
+
+
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL])
+def test_buffered_headers_are_answered_at_once_and_the_body_carries_the_decision(mode: BodyMode) -> None:
+    """Envoy waits for the answer to the headers before it sends the body."""
+    exchange = Exchange(LIMIT)
+    assert exchange.receive(first(mode)) == Step((PASSES[Part.REQUEST_HEADERS],))
+    request = arrival(exchange.receive(request_body(b"{}")))
+    assert (request.headers, request.body, request.complete) == (HEADERS, b"{}", True)
+    (reply,) = replies(exchange.place(PLACEMENT))
+    assert reply == Reply(Part.REQUEST_BODY, tuple(ROUTING.items()), metadata=ROUTING)
+
+
+def test_a_changed_buffered_body_has_its_own_length() -> None:
+    """Envoy refuses a length that does not fit."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(BodyMode.BUFFERED))
+    exchange.receive(request_body(b"the body that came"))
+    (reply,) = replies(exchange.place(PLACEMENT._replace(body=b"another")))
+    assert reply.body == b"another"
+    assert dict(reply.set_headers) == {**ROUTING, "content-length": "7"}
+    assert not reply.streamed
+
+
+@pytest.mark.parametrize(
+    ("mode", "end", "complete"),
+    [
+        (BodyMode.BUFFERED, True, True),
+        (BodyMode.BUFFERED, False, True),
+        (BodyMode.BUFFERED_PARTIAL, True, True),
+        (BodyMode.BUFFERED_PARTIAL, False, False),
+    ],
+)
+def test_only_a_partly_buffered_body_may_be_cut(mode: BodyMode, end: bool, complete: bool) -> None:
+    """Before trailers, a body that was buffered whole does not end the stream either."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(mode))
+    assert arrival(exchange.receive(request_body(b"{}", end=end))).complete is complete
+
+
+@pytest.mark.parametrize("mode", [mode for mode in BodyMode if mode is not BodyMode.FULL_DUPLEX])
+def test_whatever_follows_the_decision_is_answered_once_and_passes(mode: BodyMode) -> None:
+    """Outside full duplex the proxy waits for an answer to each message, and for a timeout without one."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(mode, mode))
+    if mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL):
+        exchange.receive(request_body(b"{}"))
+    exchange.place(PLACEMENT)
+    for part in (Part.REQUEST_BODY, Part.REQUEST_BODY, Part.REQUEST_TRAILERS, Part.RESPONSE_BODY, Part.RESPONSE_BODY):
+        assert exchange.receive(message(part, b"more")).outputs == (PASSES[part],)
+    assert exchange.receive(message(Part.RESPONSE_TRAILERS)).outputs == (PASSES[Part.RESPONSE_TRAILERS],)
+
+
+# ------------------------------------------------------------------------------------------------ one message
+
+
+@pytest.mark.parametrize("modes", [(BodyMode.BUFFERED_PARTIAL, BodyMode.NONE), None], ids=["announced", "silent"])
+def test_one_message_with_attributes_is_a_whole_request(modes: tuple[BodyMode, BodyMode] | None) -> None:
+    """The proxy has sent no headers, so it has none to change: metadata alone carries the decision."""
+    exchange = Exchange(LIMIT)
+    told = {"request.path": "/v1/completions"}
+    one = message(Part.REQUEST_BODY, b"{}", end=True, modes=modes, attributes=told)._replace(subset=("10.0.0.1:8000",))
+    assert arrival(exchange.receive(one)) == Arrived({}, told, b"{}", True, ("10.0.0.1:8000",))
+    assert exchange.place(PLACEMENT) == (Reply(Part.REQUEST_BODY, metadata=ROUTING),)
+
+
+def test_one_message_may_be_answered_with_another_body() -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(message(Part.REQUEST_BODY, b"{}", end=True, modes=(BodyMode.BUFFERED_PARTIAL, BodyMode.NONE)))
+    assert exchange.place(PLACEMENT._replace(body=b"new")) == (Reply(Part.REQUEST_BODY, body=b"new", metadata=ROUTING),)
+
+
+# ------------------------------------------------------------------------------------------------ headers alone
+
+
+@pytest.mark.parametrize("mode", [BodyMode.NONE, BodyMode.STREAMED])
+def test_where_no_body_is_held_the_headers_alone_decide(mode: BodyMode) -> None:
+    exchange = Exchange(LIMIT)
+    request = arrival(exchange.receive(first(mode)))
+    assert (request.body, request.complete) == (b"", False)
+    (reply,) = replies(exchange.place(PLACEMENT))
+    assert reply == Reply(Part.REQUEST_HEADERS, tuple(ROUTING.items()), metadata=ROUTING, clear_route_cache=True)
+
+
+@pytest.mark.parametrize("mode", list(BodyMode))
+def test_a_request_without_a_body_is_decided_at_its_headers_in_every_mode(mode: BodyMode) -> None:
+    exchange = Exchange(LIMIT)
+    assert arrival(exchange.receive(first(mode, end=True))).complete
+    (reply,) = replies(exchange.place(PLACEMENT))
+    assert reply.part is Part.REQUEST_HEADERS
+    assert "content-length" not in dict(reply.set_headers)
+
+
+def test_a_second_set_of_request_headers_is_ignored() -> None:
+    """A second decision on one stream would leave the first one's load counted for ever."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(BodyMode.NONE))
+    exchange.place(PLACEMENT)
+    assert exchange.receive(first(BodyMode.NONE)) == Step()
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def test_a_refusal_answers_the_client_and_ends_the_stream() -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(BodyMode.NONE))
+    answer, end = exchange.refuse(UnknownModel("gpt-9", ["llama"]), (("retry-after", "1"),))
+    assert isinstance(answer, Immediate) and isinstance(end, Finish)
+    assert answer.status == 404
+    assert json.loads(answer.body)["error"]["code"] == "model_not_found"
+    assert dict(answer.headers) == {
+        "content-type": "application/json",
+        wire.DROP_REASON_HEADER: "rejected-unknown-model",
+        "retry-after": "1",
+    }
+
+
+MESSAGES = st.builds(
+    message,
+    part=st.sampled_from(Part),
+    body=st.binary(max_size=20),
+    end=st.booleans(),
+    headers=st.sampled_from([{}, HEADERS, {":status": "200", "content-type": "application/json"}]),
+    modes=st.none() | st.tuples(st.sampled_from(BodyMode), st.sampled_from(BodyMode)),
+)
+
+
+@given(before=st.lists(MESSAGES, max_size=4), after=st.lists(MESSAGES, min_size=1, max_size=6))
+def test_nothing_is_said_after_a_refusal(before: list[Message], after: list[Message]) -> None:
+    exchange = Exchange(LIMIT)
+    for one in before:
+        exchange.receive(one)
+    exchange.refuse(NoEndpoints("none"))
+    assert [exchange.receive(one) for one in after] == [Step()] * len(after)
+
+
+@given(messages=st.lists(MESSAGES, max_size=8))
+def test_a_request_is_decided_at_most_once_and_outside_full_duplex_no_message_has_two_answers(
+    messages: list[Message],
+) -> None:
+    """Whatever a proxy sends, in whatever order."""
+    exchange, decided = Exchange(LIMIT), 0
+    duplex = bool(messages) and BodyMode.FULL_DUPLEX in (messages[0].request_mode, messages[0].response_mode)
+    for one in messages:
+        outputs, notice = exchange.receive(one)
+        if isinstance(notice, Arrived):
+            decided += 1
+            outputs += exchange.place(PLACEMENT)
+        said = [output for output in outputs if isinstance(output, Reply)]
+        assert duplex or [reply.part for reply in said] in ([], [one.part])
+    assert decided <= 1
+
+
+# ------------------------------------------------------------------------------------------------ responses
+
+
+def test_a_response_is_marked_and_its_end_point_reported() -> None:
+    exchange = placed(*DUPLEX)
+    step = exchange.receive(response_headers()._replace(served="10.0.0.2:8000"))
+    assert step.outputs == (Reply(Part.RESPONSE_HEADERS, ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)),)
+    assert step.notice == Responded(200, "10.0.0.2:8000", None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "attributes", "status"),
+    [
+        ({":status": "503"}, {}, 503),
+        ({}, {"response.code": "404"}, 404),
+        ({":status": "200"}, {"response.code": "404"}, 200),
+        ({}, {}, 0),
+        ({":status": "²"}, {}, 0),
+        ({":status": "-1"}, {}, 0),
+        ({":status": "ok"}, {}, 0),
+    ],
+)
+def test_the_status_is_a_header_or_an_attribute_and_0_where_it_makes_no_sense(
+    headers: dict[str, str], attributes: dict[str, str], status: int
+) -> None:
+    exchange = placed(*DUPLEX)
+    notice = exchange.receive(message(Part.RESPONSE_HEADERS, headers=headers, attributes=attributes)).notice
+    assert isinstance(notice, Responded)
+    assert notice.status == status
+
+
+def test_a_response_may_come_before_any_decision() -> None:
+    """The proxy itself answers, for example a body that is too long: nothing was placed, and nothing is restored."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(*DUPLEX))
+    assert len(exchange.receive(response_headers("text/plain", "413")).outputs) == 1
+    (reply,) = exchange.receive(response_body(b"too long", end=True)).outputs
+    assert reply == Reply(Part.RESPONSE_BODY, body=b"too long", streamed=True, end_of_stream=True)
+
+
+def test_a_response_body_may_come_without_its_headers() -> None:
+    """A proxy may be told to skip them."""
+    exchange = placed(*DUPLEX)
+    step = exchange.receive(response_body(b"data"))
+    assert step.outputs == (Reply(Part.RESPONSE_BODY, body=b"data", streamed=True),)
+    assert step.notice == Chunk(b"data", False)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in BodyMode if mode is not BodyMode.FULL_DUPLEX])
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+def test_outside_full_duplex_a_response_passes_untouched(mode: BodyMode, content_type: str) -> None:
+    exchange = placed(BodyMode.NONE, mode, restore=("sent", "asked"))
+    exchange.receive(response_headers(content_type))
+    step = exchange.receive(response_body(b'{"model":"sent"}', end=True))
+    assert step == Step((PASSES[Part.RESPONSE_BODY],), Chunk(b'{"model":"sent"}', True))
+
+
+def respond(exchange: Exchange, content_type: str, parts: list[bytes], trailers: bool) -> list[Reply]:
+    """All replies to a response's body, which came in these parts."""
+    exchange.receive(response_headers(content_type))
+    said: list[Reply] = []
+    for at, part in enumerate(parts):
+        last = at == len(parts) - 1 and not trailers
+        said += replies(exchange.receive(response_body(part, end=last)).outputs)
+    if trailers:
+        said += replies(exchange.receive(message(Part.RESPONSE_TRAILERS)).outputs)
+    return said
+
+
+CONTENT_TYPES = st.sampled_from(["application/json", "Application/JSON; charset=utf-8", "text/event-stream", "", "a/b"])
+
+
+@given(
+    body=BODIES,
+    cuts=st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=5),
+    content_type=CONTENT_TYPES,
+    restore=st.sampled_from([None, ("sent", "asked")]),
+    trailers=st.booleans(),
+)
+def test_in_full_duplex_a_response_comes_back_whole_and_ends_once(
+    body: bytes, cuts: list[int], content_type: str, restore: tuple[str, str] | None, trailers: bool
+) -> None:
+    said = respond(placed(*DUPLEX, restore=restore), content_type, pieces(body, cuts), trailers)
+    assert streamed(said, Part.RESPONSE_BODY) == body
+    if trailers:
+        assert said[-1] == PASSES[Part.RESPONSE_TRAILERS]
+        assert not any(reply.end_of_stream for reply in said)
+    else:
+        assert [reply.end_of_stream for reply in said] == [False] * (len(said) - 1) + [True]
+
+
+NAMES = st.text(min_size=1, max_size=12)
+
+
+@given(
+    sent=NAMES,
+    asked=NAMES,
+    gap=st.sampled_from(["", " "]),
+    cuts=st.lists(st.integers(0, 300), max_size=8),
+    content_type=CONTENT_TYPES,
+    trailers=st.booleans(),
+)
+@example(sent='"', asked="\\", gap="", cuts=list(range(300)), content_type="text/event-stream", trailers=False)
+@example(sent="model", asked='model":"model', gap=" ", cuts=list(range(300)), content_type="a/b", trailers=True)
+def test_the_clients_name_of_the_model_is_restored_wherever_the_response_is_cut(
+    sent: str, asked: str, gap: str, cuts: list[int], content_type: str, trailers: bool
+) -> None:
+    """Clients compare. A mention of the model in the text stays what the engine wrote."""
+
+    def document(name: str) -> bytes:
+        text = json.dumps(f'the "model":"{sent}" says', ensure_ascii=False)
+        model = json.dumps(name, ensure_ascii=False)
+        return f'{{"model":{gap}{model},"text":{text}}}\n'.encode()
+
+    exchange = placed(*DUPLEX, restore=(sent, asked))
+    said = respond(exchange, content_type, pieces(document(sent) * 2, cuts), trailers)
+    for line in streamed(said, Part.RESPONSE_BODY).splitlines():
+        assert json.loads(line) == json.loads(document(asked))
+
+
+def test_events_pass_at_once_but_for_what_may_be_the_beginning_of_a_name() -> None:
+    """A token that waits for the next one is a token late."""
+    exchange = placed(*DUPLEX, restore=("sent", "asked"))
+    exchange.receive(response_headers())
+    (passed,) = replies(exchange.receive(response_body(b'data: {"id":1,"mod')).outputs)
+    assert passed.body == b'data: {"id":1,'
+    assert exchange.receive(response_body(b'el":"se')).outputs == ()
+    (passed,) = replies(exchange.receive(response_body(b'nt","x":1}')).outputs)
+    assert passed.body == b'"model":"asked","x":1}'
+
+
+# ------------------------------------------------------------------------------------------------ first-byte filter
+
+
+def observed(content_type: str = "text/event-stream", status: str = "200", lease: str | None = "lease-1") -> Message:
+    """The first message of the first-byte filter's stream."""
+    modes = (BodyMode.NONE, BodyMode.STREAMED)
+    headers = {":status": status, "content-type": content_type}
+    return message(Part.RESPONSE_HEADERS, headers=headers, modes=modes)._replace(lease=lease, served="10.0.0.2:8000")
+
+
+def test_the_filter_shows_the_headers_and_the_first_chunk_and_is_let_go() -> None:
+    exchange = Exchange(LIMIT)
+    step = exchange.receive(observed())
+    assert exchange.observer
+    assert step == Step((PASSES[Part.RESPONSE_HEADERS],), Responded(200, "10.0.0.2:8000", "lease-1"))
+    step = exchange.receive(response_body(b"data"))
+    assert step == Step((PASSES[Part.RESPONSE_BODY], Finish()), Chunk(b"data", False))
+
+
+def test_the_lease_may_come_as_an_attribute_of_the_request() -> None:
+    exchange = Exchange(LIMIT)
+    attributes = {f"request.headers['{wire.LEASE_HEADER}']": "lease-2", "upstream.address": "10.0.0.3:8000"}
+    one = message(Part.RESPONSE_HEADERS, headers={":status": "200"}, attributes=attributes)
+    assert exchange.receive(one).notice == Responded(200, "10.0.0.3:8000", "lease-2", whole=True)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        observed(status="429"),
+        observed(lease=None),
+        observed(content_type="application/json"),
+        observed()._replace(end_of_stream=True),
+    ],
+    ids=["refused", "nobody's", "no stream", "empty"],
+)
+def test_the_filter_is_let_go_at_the_headers_where_no_first_byte_comes_later(one: Message) -> None:
+    step = Exchange(LIMIT).receive(one)
+    assert step.outputs == (PASSES[Part.RESPONSE_HEADERS], Finish())
+    assert isinstance(step.notice, Responded) and step.notice.whole
+
+
+@pytest.mark.parametrize("part", [Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS])
+def test_the_filters_stream_never_places_a_request(part: Part) -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(observed())
+    assert exchange.receive(message(part, end=True)) == Step()
