@@ -25,7 +25,7 @@ LARGEST = 1_000_000  # bytes of any file
 # Written so that they do not match themselves.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|tmp)/")
 REGISTRY = re.compile(
-    r"\b(?:pypi|pythonhosted|(?:proxy|sum)\.golang|registry\.npmjs)\.org\b|artifactory|index-url *=? *\w+:"
+    r"\b(?:pypi|pythonhosted|(?:proxy|sum)\.golang|registry\.npmjs)\.org\b|artifac[t]ory|index-url *=? *\w+:"
 )
 MARKER = re.compile(r"\b(?:TO[D]O|FI[X]ME|X[X]X)\b")
 VAGUE = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})
