@@ -7,9 +7,8 @@ not deserialised here. `http2` does the same for less CPU; both are held to the 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -68,7 +67,7 @@ class GrpcServer:
             call = _Call(context, self._group)
             conversation = method(call)
             try:
-                await _converse(call, conversation, context)
+                await _converse(call, conversation)
             finally:
                 call.over = True
                 conversation.ended()
@@ -76,80 +75,116 @@ class GrpcServer:
         return behave
 
 
-async def _converse(call: "_Call", conversation: Conversation, context: Any) -> None:
+async def _converse(call: "_Call", conversation: Conversation) -> None:
     try:
         while (message := await call.read()) is not None:
-            with call.answering():
-                conversation.receive(message)
+            call.answering = True
+            conversation.receive(message)
+            call.answering = False
             await call.flush()
-        if not call.finished.is_set():
-            with call.answering():
-                conversation.half_closed()
+        if not call.finished:
+            call.answering = True
+            conversation.half_closed()
+            call.answering = False
             await call.flush()
-            await call.finished.wait()
+            await call.wait_for_finish()
     except Exception:
         log.exception("conversation failed")
         call.finish(GrpcStatus.INTERNAL, "internal error")
-    await call.flush()
-    if call.status is not GrpcStatus.OK:
-        await context.abort(_CODES[call.status], call.detail)
+    await call.close()
 
 
 class _Call:
-    """`transport.Call` on a grpc.aio context: one writer at a time, in the order of `send`."""
+    """`transport.Call` on a grpc.aio context: one writer at a time, in the order of `send`.
+
+    Lean on purpose: all of it runs for every request. While the stream's task waits for the peer, a `finish` that comes
+    from elsewhere ends that wait by cancelling the task, which takes its own cancellation back.
+    """
+
+    __slots__ = (
+        "_context",
+        "_group",
+        "_outbox",
+        "_task",
+        "_waiting",
+        "_writing",
+        "answering",
+        "detail",
+        "finished",
+        "over",
+        "status",
+    )
 
     def __init__(self, context: Any, group: asyncio.TaskGroup) -> None:
         self._context = context
         self._group = group
+        self._task = asyncio.current_task()
         self._outbox: deque[bytes] = deque()
-        self._writing = asyncio.Lock()
-        self._reading: asyncio.Timeout | None = None
-        self._answering = False
+        self._writing: asyncio.Future[None] | None = None
+        self._waiting = False
+        self.answering = False  # what is sent meanwhile is flushed by the stream's task
         self.over = False
-        self.finished = asyncio.Event()
+        self.finished = False
         self.status = GrpcStatus.OK
         self.detail = ""
 
     def send(self, message: bytes) -> None:
-        if self.over or self.finished.is_set():
+        if self.over or self.finished:
             return
         self._outbox.append(message)
-        if not self._answering and not self._writing.locked():
+        if not self.answering and self._writing is None:
             self._group.create_task(self._flush_later(), name="deferred-answer")
 
     def finish(self, status: GrpcStatus = GrpcStatus.OK, detail: str = "") -> None:
-        if self.over or self.finished.is_set():
+        if self.over or self.finished:
             return
-        self.status, self.detail = status, detail
-        self.finished.set()
-        if self._reading is not None:
-            self._reading.reschedule(0.0)  # in the past: the wait for the peer ends now
-
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """What is sent in here is flushed by the caller."""
-        self._answering = True
-        try:
-            yield
-        finally:
-            self._answering = False
+        self.status, self.detail, self.finished = status, detail, True
+        if self._waiting and self._task is not None:
+            self._task.cancel()
 
     async def read(self) -> bytes | None:
         """The peer's next message. None: it sends no more, or the stream is finished."""
-        message: Any = grpc.aio.EOF
-        if not self.finished.is_set():
-            # A stream lives as long as the client's HTTP request: only the peer or `finish` bounds this wait.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None) as self._reading:
-                    message = await self._context.read()
-            self._reading = None
-        return None if message is grpc.aio.EOF else bytes(message)
+        if self.finished:
+            return None
+        # A stream lives as long as the client's HTTP request: only the peer or `finish` bounds this wait.
+        message = await self._wait(self._context.read())
+        return None if message is None or message is grpc.aio.EOF else cast(bytes, message)
+
+    async def wait_for_finish(self) -> None:
+        """Until `finish`, which may be long after the peer has said all."""
+        if not self.finished:
+            await self._wait(asyncio.get_running_loop().create_future())
+
+    async def _wait(self, peer: Awaitable[Any]) -> Any:
+        self._waiting = True
+        try:
+            return await peer
+        except asyncio.CancelledError:
+            if not self.finished or self._task is None or self._task.uncancel() > 0:
+                raise
+            return None
+        finally:
+            self._waiting = False
 
     async def flush(self) -> None:
         """Write all that was sent. Returns when nothing is under way any more, whoever writes it."""
-        async with self._writing:
+        while self._writing is not None:
+            await asyncio.wait((self._writing,))
+        if not self._outbox:
+            return
+        self._writing = asyncio.get_running_loop().create_future()
+        try:
             while self._outbox:
                 await self._context.write(self._outbox.popleft())
+        finally:
+            self._writing.set_result(None)
+            self._writing = None
+
+    async def close(self) -> None:
+        """Write the rest and tell the status."""
+        await self.flush()
+        if self.status is not GrpcStatus.OK:
+            await self._context.abort(_CODES[self.status], self.detail)
 
     async def _flush_later(self) -> None:
         try:
