@@ -4,15 +4,18 @@ The other commands belong to other packages, which this one does not import: the
 """
 
 import asyncio
+import re
 import shlex
 import sys
+from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from igw_api.meta import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN
 from igw_api.objects import Key, Member
 from igw_operator.console import Console
 from igw_operator.render.files import Address
@@ -21,6 +24,23 @@ from igw_operator.standalone import EXIT_REFUSED
 from igw_operator.standalone import up as run_up
 
 GROUP = "igw.commands"
+LAST_PORT: Final = 65535
+
+
+class Transport(StrEnum):
+    """How Envoy and the picker talk; the picker knows the same names."""
+
+    HTTP2 = "http2"
+    GRPC = "grpc"
+
+
+class Level(StrEnum):
+    """Levels that Envoy and the picker both know."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def main() -> None:
@@ -55,7 +75,12 @@ def up() -> None:
     """The `igw up` command."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(name="up")(_up)
-    app()
+    try:
+        app(standalone_mode=False)
+    except typer.TyperException as error:
+        # Typer would draw a box; a mistake is one line.
+        Console().problem(" ".join(error.format_message().replace("Value error, ", "").split()))
+        sys.exit(EXIT_REFUSED)
 
 
 def _up(
@@ -72,14 +97,18 @@ def _up(
         typer.Option(help="Open a Gateway's port elsewhere: PORT=[HOST:]PORT; port 0 means any. Repeatable."),
     ] = None,
     state_dir: Annotated[Path, typer.Option(help="Where generated files and logs go.")] = Path(".igw"),
-    picker_transport: Annotated[str, typer.Option(help="Transport of the picker: http2 or grpc.")] = "http2",
-    admin_port: Annotated[int, typer.Option(help="Envoy's admin port, on this machine only; 0 means any.")] = 0,
-    metrics_port: Annotated[int, typer.Option(help="The picker's metrics port, likewise.")] = 0,
+    picker_transport: Annotated[Transport, typer.Option(help="Transport of the picker.")] = Transport.HTTP2,
+    admin_port: Annotated[
+        int, typer.Option(min=0, max=LAST_PORT, help="Envoy's admin port, on this machine only; 0 means any.")
+    ] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=LAST_PORT, help="The picker's metrics port, likewise.")] = 0,
     first_byte: Annotated[bool, typer.Option(help="Measure the time to the first token of every request.")] = True,
     access_log: Annotated[str | None, typer.Option(help="File for Envoy's access log. None by default.")] = None,
-    drain_timeout: Annotated[float, typer.Option(help="Seconds that requests may still run at the end.")] = 30.0,
-    concurrency: Annotated[int | None, typer.Option(help="Envoy's worker threads. One per core by default.")] = None,
-    log_level: Annotated[str, typer.Option(help="Level of the logs: debug, info, warning or error.")] = "info",
+    drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds that requests may still run at the end.")] = 30.0,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Envoy's worker threads. One per core by default.")
+    ] = None,
+    log_level: Annotated[Level, typer.Option(help="Level of the logs.")] = Level.INFO,
     picker_command: Annotated[str | None, typer.Option(hidden=True, help="Another picker, for tests.")] = None,
 ) -> None:
     """Run the gateway on this machine: Envoy, the picker, and the manifests that say what leads where."""
@@ -89,7 +118,7 @@ def _up(
             manifests=tuple(manifests),
             state_dir=state_dir.absolute(),
             members=tuple(parse_endpoint(text) for text in endpoint or ()),
-            listen_host=listen_host,
+            listen_host=_host(listen_host, f"--listen-host {listen_host}"),
             listens=dict(parse_listen(text, listen_host) for text in listen or ()),
             picker_transport=picker_transport,
             picker_command=tuple(shlex.split(picker_command)) if picker_command else picker_module(),
@@ -111,35 +140,48 @@ def parse_endpoint(text: str) -> Member:
     """`app=vllm,role=x@127.0.0.1:8001` as a member; without a port, the pool's. Raises ValueError."""
     labels, at, place = text.rpartition("@")
     pairs = [pair.partition("=") for pair in labels.split(",")]
-    if not at or not all(name and value for name, _, value in pairs):
+    if not at or not all(_is_label(name, value) for name, _, value in pairs):
         raise ValueError(f"--endpoint {text}: must look like app=vllm@127.0.0.1:8001")
     host, port = _host_port(place, f"--endpoint {text}")
+    if port == 0:
+        raise ValueError(f"--endpoint {text}: '0' is not a port that an engine can have")
     name = f"cli-{host.replace(':', '-')}" + (f"-{port}" if port else "")
     return Member(Key("default", name), host, port, {name: value for name, _, value in pairs})
 
 
+def _is_label(name: str, value: str) -> bool:
+    return bool(value and re.fullmatch(LABEL_KEY_PATTERN, name) and re.fullmatch(LABEL_VALUE_PATTERN, value))
+
+
 def parse_listen(text: str, default_host: str) -> tuple[int, Address]:
     """`8080=127.0.0.1:0` or `8080=9090`. Raises ValueError."""
-    port, equals, place = text.partition("=")
-    if not equals or not port.isdecimal():
-        raise ValueError(f"--listen {text}: must look like 8080=127.0.0.1:9090 or 8080=9090")
+    port, _, place = text.partition("=")
+    what = f"--listen {text}"
+    if not port.isdecimal() or not place:
+        raise ValueError(f"{what}: must look like 8080=127.0.0.1:9090 or 8080=9090")
     if place.isdecimal():
-        return int(port), Address(default_host, int(place))
-    host, to = _host_port(place, f"--listen {text}")
+        return _port(port, what), Address(default_host, _port(place, what))
+    host, to = _host_port(place, what)
     if to is None:
-        raise ValueError(f"--listen {text}: a port is missing after the address")
-    return int(port), Address(host, to)
+        raise ValueError(f"{what}: a port is missing after the address")
+    return _port(port, what), Address(host, to)
 
 
 def _host_port(place: str, what: str) -> tuple[str, int | None]:
     host, colon, port = place.rpartition(":")
     if not colon or (place.count(":") > 1 and not place.startswith("[")):
         host, port = place, ""
-    host = host.strip("[]")
+    return _host(host.strip("[]"), what), _port(port, what) if port else None
+
+
+def _host(text: str, what: str) -> str:
     try:
-        ip_address(host)
+        return str(ip_address(text))
     except ValueError:
-        raise ValueError(f"{what}: {host!r} is not an IP address; host names are not resolved") from None
-    if port and not (port.isdecimal() and int(port) <= 65535):
-        raise ValueError(f"{what}: {port!r} is not a port")
-    return host, int(port) if port else None
+        raise ValueError(f"{what}: {text!r} is not an IP address; host names are not resolved") from None
+
+
+def _port(text: str, what: str) -> int:
+    if not (text.isdecimal() and int(text) <= LAST_PORT):
+        raise ValueError(f"{what}: {text!r} is not a port")
+    return int(text)

@@ -4,18 +4,19 @@ Used by `standalone`. It decides and writes; it starts nothing and prints nothin
 the files stay as they were or get all of the update that is right.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from igw_api.manifests import collect
+from igw_api.objects import AnyObject, AttachTo, Key
 from igw_api.objectset import ObjectSet, dump
 from igw_operator import envoy, state
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
-from igw_operator.ports import Binds, Places
+from igw_operator.ports import Bind, Binds, Places
 from igw_operator.render.bootstrap import BOOTSTRAP_FILE, bootstrap, everything, resource_files
-from igw_operator.render.files import Surroundings
+from igw_operator.render.files import Address, Surroundings
 from igw_operator.settings import UpSettings
 from igw_operator.sources import Manifests
 
@@ -32,6 +33,7 @@ class Intent:
 
     objects: ObjectSet
     plan: GatewayPlan
+    binds: Mapping[Bind, Address]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -46,6 +48,8 @@ class Configuration:
     binary: Path
     binds: Binds = field(init=False)
     intent: Intent | None = field(default=None, init=False)
+    _reads: int = field(default=0, init=False)
+    _wishes: dict[tuple[Key, AttachTo | None], int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         own = frozenset((self.places.admin, self.places.picker, self.places.metrics))
@@ -63,29 +67,62 @@ class Configuration:
         return self.settings.state_dir
 
     def read(self) -> Intent:
-        """What the manifests say now."""
-        objects, problems = collect(self.manifests.read())
-        objects = objects.merge(ObjectSet.of(self.settings.members))
-        plan, conditions = build_plan(objects, first_byte=self.settings.first_byte)
-        refused = self.binds.assign(plan.listeners)
-        possible = tuple(one for one in plan.listeners if (one.gateway, one.port) not in refused)
+        """What the manifests say now. What only a mistake has taken away stays as it was."""
+        objects, found = self._objects()
+        plan, conditions = self._plan(objects)
+        mistakes = [str(one) for one in conditions if _is_mistake(one)]
+        objects = self._without_mistakes(objects, conditions)
+        plan, conditions = self._plan(objects)
+        binds, refused = self.binds.assign(plan.listeners)
+        # With a mistake in a file, what is missing may be in that file.
+        found += [*mistakes, *refused.values(), *(() if found else _nothing_exposed(plan))]
         return Intent(
             objects=objects,
-            plan=replace(plan, listeners=possible),
-            # With a mistake in a file, what is missing may be in that file.
-            problems=(
-                *map(str, problems),
-                *_mistakes(conditions),
-                *refused.values(),
-                *(() if problems else _nothing_exposed(plan)),
-            ),
-            warnings=tuple(str(one) for one in conditions if not one.status and one.type != "Accepted"),
+            plan=replace(plan, listeners=tuple(one for one in plan.listeners if (one.gateway, one.port) in binds)),
+            binds=binds,
+            problems=tuple(found),
+            warnings=(*_unused(self.settings.listens, plan), *_doubts(conditions)),
         )
+
+    def _objects(self) -> tuple[ObjectSet, list[str]]:
+        """All objects, and the problems so far."""
+        objects, problems = collect(self.manifests.read())
+        found = [str(problem) for problem in problems]
+        if self.intent and not objects.gateways:
+            # Most likely the files are being replaced. Who wants the ports closed stops us.
+            found.append("there is no Gateway in the manifests any more; everything stays as it was")
+            return self.intent.objects, found
+        return self._aged(objects.merge(ObjectSet.of(self.settings.members))), found
+
+    def _plan(self, objects: ObjectSet) -> tuple[GatewayPlan, tuple[Condition, ...]]:
+        return build_plan(objects, first_byte=self.settings.first_byte)
+
+    def _aged(self, objects: ObjectSet) -> ObjectSet:
+        """The oldest pool has a port; files tell no age, so it is since when we know the pool and its wish."""
+        before, self._wishes = self._wishes, {}
+        self._reads += 1
+        for key, pool in objects.pools.items():
+            self._wishes[key, pool.attach_to] = before.get((key, pool.attach_to), self._reads)
+        pools = {
+            key: replace(pool, created=pool.created or float(self._wishes[key, pool.attach_to]))
+            for key, pool in objects.pools.items()
+        }
+        return replace(objects, pools=pools)
+
+    def _without_mistakes(self, objects: ObjectSet, conditions: Iterable[Condition]) -> ObjectSet:
+        """With the running version of each object whose new version is refused."""
+        running = self.intent.objects if self.intent else ObjectSet()
+        refused = {(one.kind, one.key) for one in conditions if _is_mistake(one)}
+        kept: list[AnyObject] = [
+            *(pool for pool in running.pools.values() if ("InferencePool", pool.key) in refused),
+            *(route for route in running.routes.values() if ("HTTPRoute", route.key) in refused),
+        ]
+        return objects.merge(ObjectSet.of(kept)) if kept else objects
 
     async def check(self, intent: Intent) -> None:
         """Ask Envoy about it. Raises ConfigRefused."""
         path = self.directory / CHECK_FILE
-        state.replace(path, everything(intent.plan, self._surroundings()).encode())
+        state.replace(path, everything(intent.plan, self._surroundings(intent)).encode())
         await envoy.validate(self.binary, path)
 
     def write(self, intent: Intent) -> bool:
@@ -93,31 +130,45 @@ class Configuration:
         before = self.intent.plan.clusters if self.intent else ()
         names = {cluster.name for cluster in intent.plan.clusters}
         leaving = tuple(cluster for cluster in before if cluster.name not in names)
-        self.intent = intent
+        around = self._surroundings(intent)
         changed = state.replace(self.directory / OBJECTS_FILE, dump(intent.objects))
         plan = replace(intent.plan, clusters=(*intent.plan.clusters, *leaving))
-        state.replace(self.directory / BOOTSTRAP_FILE, bootstrap(self._surroundings()).encode())
-        return bool(state.replace_all(self.directory, resource_files(plan, self._surroundings()))) or changed
+        state.replace(self.directory / BOOTSTRAP_FILE, bootstrap(around).encode())
+        changed = bool(state.replace_all(self.directory, resource_files(plan, around))) or changed
+        self.intent, self.binds.given = intent, dict(intent.binds)
+        return changed
 
     def settle(self) -> None:
         """Remove what no route leads to any more. Called some time after `write`, when Envoy has the new routes."""
         if self.intent is not None:
-            files = resource_files(self.intent.plan, self._surroundings())
+            files = resource_files(self.intent.plan, self._surroundings(self.intent))
             state.replace_all(self.directory, files)
             state.remove_others(self.directory, files)
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self, intent: Intent) -> Surroundings:
         return Surroundings(
             directory=str(self.directory),
             admin=self.places.admin,
             picker=self.places.picker,
-            binds=self.binds.given,
+            binds=intent.binds,
             access_log=self.settings.access_log,
         )
 
 
-def _mistakes(conditions: Iterable[Condition]) -> list[str]:
-    return [str(one) for one in conditions if not one.status and one.type == "Accepted"]
+def _is_mistake(condition: Condition) -> bool:
+    return condition.type == "Accepted" and not condition.status
+
+
+def _doubts(conditions: Iterable[Condition]) -> list[str]:
+    return [str(one) for one in conditions if not one.status and not _is_mistake(one)]
+
+
+def _unused(listens: Mapping[int, Address], plan: GatewayPlan) -> list[str]:
+    ports = {listener.port for listener in plan.listeners}
+    known = ", ".join(map(str, sorted(ports)))
+    return [
+        f"--listen {port}=...: no Gateway has that port (they have {known})" for port in listens if port not in ports
+    ]
 
 
 def _nothing_exposed(plan: GatewayPlan) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ from igw_operator.render.files import Address
 VALIDATE_TIMEOUT = 30.0
 ADMIN_TIMEOUT = 2.0
 _ACTIVE = re.compile(r"^http\.(?!admin\.)[^:]*\.downstream_rq_active: (\d+)$", re.MULTILINE)
-_REASON = re.compile(r"^(?:\[.*?\]\[critical\].*?\] |error initializing config(?:uration)? )(.*)$", re.MULTILINE)
+# What stands in front of the reason: time, level, source file, and the name of a file that is ours.
+_REASON = re.compile(
+    r"^(?:\[.*?\]\[critical\].*?\] )?(?:\[source/\S+\] )?error initializing config(?:uration)?(?: '.*?')?:? (.*)$",
+    re.MULTILINE,
+)
 
 
 class EnvoyMissing(Exception):

@@ -29,10 +29,14 @@ class Places:
 
 
 def choose_places(admin: int, picker: int, metrics: int) -> Places:
-    """Addresses for these ports; 0: any. Raises PortUnavailable."""
-    first = claim(Address(LOOPBACK, admin))
-    second = claim(Address(LOOPBACK, picker), {first})
-    return Places(first, second, claim(Address(LOOPBACK, metrics), {first, second}))
+    """Addresses for these ports; 0: any. Raises PortUnavailable, which names the option."""
+    found: list[Address] = []
+    for option, port in (("--admin-port", admin), ("picker", picker), ("--metrics-port", metrics)):
+        try:
+            found.append(claim(Address(LOOPBACK, port), found))
+        except PortUnavailable as error:
+            raise PortUnavailable(f"{option}: {error}") from None
+    return Places(*found)
 
 
 def claim(address: Address, taken: Collection[Address] = ()) -> Address:
@@ -78,24 +82,25 @@ class Binds:
     own: frozenset[Address]  # of the processes themselves
     given: dict[Bind, Address] = field(default_factory=dict)
 
-    def assign(self, listeners: Iterable[PlannedListener]) -> dict[Bind, str]:
-        """Give each new listener its place. Returns why, for those that cannot have one."""
-        listeners = list(listeners)
-        wanted = {(listener.gateway, listener.port) for listener in listeners}
-        self.given = {bind: address for bind, address in self.given.items() if bind in wanted}
+    def assign(self, listeners: Iterable[PlannedListener]) -> tuple[dict[Bind, Address], dict[Bind, str]]:
+        """A place for each listener, and why those that get none cannot have one. Nothing is `given` by this."""
+        found: dict[Bind, Address] = {}
         refused: dict[Bind, str] = {}
+        listeners = list(listeners)
         for listener in listeners:
             bind = (listener.gateway, listener.port)
             if bind in self.given:
-                continue
+                found[bind] = self.given[bind]
+        for listener in listeners:
+            bind = (listener.gateway, listener.port)
             try:
-                self.given[bind] = self._claim(listener)
+                found[bind] = found.get(bind) or self._claim(listener, found.values())
             except PortUnavailable as error:
                 refused[bind] = f"listener {listener.label}: {error}"
-        return refused
+        return found, refused
 
-    def _claim(self, listener: PlannedListener) -> Address:
+    def _claim(self, listener: PlannedListener, taken: Collection[Address]) -> Address:
         address = self.remapped.get(listener.port, Address(self.host, listener.port))
-        if address.port and address in self.given.values():
+        if address.port and address in taken:
             raise PortUnavailable(f"{address} is already the place of another Gateway's listener; see --listen")
-        return claim(address, {*self.own, *self.given.values()})
+        return claim(address, {*self.own, *taken})

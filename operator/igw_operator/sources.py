@@ -4,6 +4,7 @@ Used by `standalone`. Only reads; the meaning of a text is `igw_api.manifests`' 
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 
 from watchfiles import awatch
@@ -36,15 +37,21 @@ class Manifests:
     def read(self) -> Mapping[str, ParseResult]:
         """Read all files again. What a mistake has taken away stays as it was; the problems say so."""
         fresh = {str(path): self._parse(path) for path in self._files()}
-        self.results = keep_last_good(self.results, fresh)
+        # A directory that is not there at all is being replaced; its absence is a problem of its own.
+        held = {name: result for name, result in self.results.items() if self._is_away(Path(name).parent)}
+        self.results = keep_last_good(self.results, held | fresh)
         return self.results
+
+    def _is_away(self, directory: Path) -> bool:
+        return directory in self._paths and not directory.exists()
 
     def _parse(self, path: Path) -> ParseResult:
         try:
             return parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             # Without a key: nobody can tell what the file held, so all of it is kept.
-            return ParseResult(problems=(Problem(str(path), 1, f"cannot be read: {error}"),))
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            return ParseResult(problems=(Problem(str(path), 1, f"cannot be read: {why}"),))
 
     def _files(self) -> tuple[Path, ...]:
         """Named files, there or not, and the manifest files of named directories, in a stable order."""
@@ -60,22 +67,37 @@ class Manifests:
         Several changes at once are one. Directories are watched, not files: editors and ConfigMap mounts replace files
         by renaming.
         """
-        directories = {path if path.is_dir() else path.parent for path in self._paths}
         step = max(1, int(debounce * 1000))
-        standing = False
-        # The first timeout says that the watch stands: what changed before it would else never be seen.
-        async for found in awatch(
-            *directories,
-            watch_filter=None,
-            recursive=False,
-            step=step,
-            debounce=10 * step,
-            rust_timeout=FIRST_LOOK,
-            yield_on_timeout=True,
-        ):
-            if found or not standing:
-                standing = True
-                yield
+        while True:
+            watched = self._watched()
+            standing = False
+            # Timeouts: the first says that the watch stands, since what changed before would else never be seen; each
+            # one is a look for directories that were replaced, whose watch went with the old ones.
+            changes = awatch(
+                *watched,
+                watch_filter=None,
+                recursive=False,
+                step=step,
+                debounce=10 * step,
+                rust_timeout=FIRST_LOOK,
+                yield_on_timeout=True,
+            )
+            async with aclosing(changes):
+                async for found in changes:
+                    if found or not standing:
+                        standing = True
+                        yield
+                    if self._watched() != watched:
+                        break
+
+    def _watched(self) -> dict[Path, tuple[int, int]]:
+        """The directories to watch, each with what tells it from another of that name."""
+        found: dict[Path, tuple[int, int]] = {}
+        for path in self._paths:
+            directory = next(one for one in (path, *path.parents) if one.is_dir())
+            about = directory.stat()
+            found[directory] = (about.st_dev, about.st_ino)
+        return found
 
 
 def _is_manifest(path: Path) -> bool:

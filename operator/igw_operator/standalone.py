@@ -7,7 +7,7 @@ mistake in a file never takes down what runs. Called by `cli`; one TaskGroup hol
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import aiohttp
 
@@ -31,22 +31,26 @@ POLL = 0.05
 
 async def up(settings: UpSettings, console: Console) -> int:
     """Run until SIGINT or SIGTERM. Returns the exit code: 0 stopped, 1 a child did not start, 2 refused to start."""
-    try:
-        gateway = _prepare(settings)
-        if not await _acceptable(gateway, console):
+    with ExitStack() as held:
+        try:
+            gateway = _prepare(settings, held)
+            if not await _acceptable(gateway, console):
+                return EXIT_REFUSED
+        except envoy.ConfigRefused as error:
+            console.problem(f"Envoy refuses the configuration: {error}")
             return EXIT_REFUSED
-    except (Unusable, envoy.EnvoyMissing, envoy.ConfigRefused, PortUnavailable, OSError) as error:
-        console.problem(str(error))
-        return EXIT_REFUSED
-    async with aiohttp.ClientSession() as session:
-        return await Running(settings, gateway, console, session).run()
+        except (Unusable, envoy.EnvoyMissing, PortUnavailable, state.StateUnusable, OSError) as error:
+            console.problem(str(error))
+            return EXIT_REFUSED
+        async with aiohttp.ClientSession() as session:
+            return await Running(settings, gateway, console, session).run()
 
 
-def _prepare(settings: UpSettings) -> Configuration:
+def _prepare(settings: UpSettings, held: ExitStack) -> Configuration:
     manifests = Manifests(settings.manifests)
     manifests.check()
     binary = envoy.find_binary()
-    state.prepare(settings.state_dir)
+    held.enter_context(state.prepare(settings.state_dir))
     places = choose_places(settings.admin_port, settings.picker_port, settings.metrics_port)
     return Configuration(settings, manifests, places, binary)
 
@@ -54,12 +58,13 @@ def _prepare(settings: UpSettings) -> Configuration:
 async def _acceptable(gateway: Configuration, console: Console) -> bool:
     """Whether the manifests can be started with, as they are. Says why not."""
     intent = gateway.read()
-    for warning in intent.warnings:
-        console.warning(warning)
     for problem in intent.problems:
         console.problem(problem)
     if intent.problems:
+        # No warnings: most would be about what the problems have taken away.
         return False
+    for warning in intent.warnings:
+        console.warning(warning)
     await gateway.check(intent)
     gateway.write(intent)
     return True
@@ -77,7 +82,7 @@ class Running:
         self._admin = envoy.Admin(gateway.places.admin, session)
         self._picker = _picker_child(settings, gateway, console)
         self._envoy = _envoy_child(settings, gateway, console, self._admin)
-        self._said: frozenset[str] = frozenset()
+        self._said = frozenset(gateway.current.warnings)
 
     async def run(self) -> int:
         """Start everything, serve until a signal, and stop everything."""
@@ -128,12 +133,16 @@ class Running:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(SETTLE if unsettled else None):
                         await changed.wait()
-                if changed.is_set():
-                    changed.clear()
-                    unsettled = await self._update() or unsettled
-                else:
-                    self._gateway.settle()
-                    unsettled = False
+                try:
+                    if changed.is_set():
+                        changed.clear()
+                        unsettled = await self._update() or unsettled
+                    else:
+                        unsettled = False
+                        self._gateway.settle()
+                except OSError as error:
+                    # A full disk, or a directory that was taken away: what runs has all that it needs.
+                    self._console.problem(f"the change was not taken over, what runs goes on: {error}")
 
     async def _watch(self, changed: asyncio.Event) -> None:
         async for _ in self._gateway.manifests.changes(self._settings.debounce):

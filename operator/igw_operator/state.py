@@ -4,15 +4,37 @@ Used by `standalone` only. Every file is written beside its place and moved onto
 to the move; an unchanged file is left alone, so that nobody is woken for nothing.
 """
 
+import fcntl
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
+
+LOCK_FILE = "lock"
 
 
-def prepare(directory: Path) -> None:
-    """The directory exists and nobody else can look into it. Raises OSError."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+class StateUnusable(Exception):
+    """The state directory cannot be had for ourselves."""
+
+
+def prepare(directory: Path) -> IO[str]:
+    """The directory exists, nobody else can look into it, and no other gateway uses it. Raises StateUnusable.
+
+    The answer is a lock: keep it open. Two gateways with one directory would overwrite each other's configuration.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        lock = (directory / LOCK_FILE).open("w")
+    except OSError as error:
+        raise StateUnusable(f"--state-dir {directory}: cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        message = f"--state-dir {directory}: another gateway is using it; stop that one, or choose another directory"
+        raise StateUnusable(message) from None
+    return lock
 
 
 def replace(path: Path, content: bytes) -> bool:
