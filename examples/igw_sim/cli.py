@@ -131,7 +131,9 @@ async def _serve(settings: Sequence[Settings], host: str, port: int, broken: dic
                 try:
                     address = await server.start(host, port + index if port else 0)
                 except OSError as error:
-                    reason = os.strerror(error.errno) if error.errno else str(error)
+                    # Errors of name resolution have numbers of their own, below 0.
+                    code = error.errno or 0
+                    reason = os.strerror(code) if code > 0 else error.strerror or str(error)
                     print(f"igw sim: cannot listen on {host}:{port + index}: {reason}", file=sys.stderr)
                     return 2
                 await server.break_with(broken)

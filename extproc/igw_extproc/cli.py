@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import socket
+import ssl
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 import uvloop
@@ -16,25 +19,39 @@ from igw_extproc.sources.files import BadObjects
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _DEFAULTS = Settings(objects=())
+LAST_PORT: Final = 65535
+
+
+class Level(StrEnum):
+    """Levels of our own log."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 @app.command()
 def picker(
     objects: Annotated[list[Path], typer.Option(exists=True, help="Manifests: a file or a folder. May be repeated.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _DEFAULTS.host,
-    port: Annotated[int, typer.Option(help="Port for Envoy; 0: the system chooses.")] = _DEFAULTS.port,
-    metrics_port: Annotated[int, typer.Option(help="Port of /metrics and /readyz.")] = _DEFAULTS.metrics_port,
+    port: Annotated[
+        int, typer.Option(min=0, max=LAST_PORT, help="Port for Envoy; 0: the system chooses.")
+    ] = _DEFAULTS.port,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=LAST_PORT, help="Port of /metrics and /readyz.")
+    ] = _DEFAULTS.metrics_port,
     transport: Annotated[TransportName, typer.Option(help="http2: our own. grpc: grpc.aio.")] = _DEFAULTS.transport,
     policy: Annotated[str, typer.Option(help=f"Default policy: {', '.join(POLICIES)}.")] = _DEFAULTS.policy,
     max_body_bytes: Annotated[
-        int, typer.Option(help="Longest body held in full-duplex mode.")
+        int, typer.Option(min=1, help="Longest body held in full-duplex mode.")
     ] = _DEFAULTS.max_body_bytes,
     drain_seconds: Annotated[
-        float, typer.Option(help="Time for streams to end after SIGTERM.")
+        float, typer.Option(min=0, help="Time for streams to end after SIGTERM.")
     ] = _DEFAULTS.drain_seconds,
     tls_certificate: Annotated[Path | None, typer.Option(exists=True, help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, help="PEM private key.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[Level, typer.Option(help="Level of the log.")] = Level.INFO,
 ) -> None:
     """Run the endpoint picker: the ext_proc server that Envoy asks where each request shall go."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -59,14 +76,28 @@ def picker(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, lambda line: print(line, flush=True)))
     except* (OSError, BadObjects) as group:
-        _fail("; ".join(str(error) for error in group.exceptions))
+        _fail("; ".join(_reason(error, settings) for error in group.exceptions))
 
 
-def _fail(text: str) -> None:
+def _reason(error: BaseException, settings: Settings) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "--tls-certificate and --tls-key: not a certificate and its key in PEM form"
+    if isinstance(error, socket.gaierror):
+        return f"--host {settings.host}: {error.strerror}"
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+def _fail(text: str) -> NoReturn:
     print(f"igw picker: {text}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def main() -> None:
     """The entry point of `igw picker`."""
-    app()
+    try:
+        app(standalone_mode=False)
+    except typer.TyperException as error:
+        # Typer would draw a box; a mistake is one line.
+        _fail(" ".join(error.format_message().replace("Value error, ", "").split()))
