@@ -103,8 +103,10 @@ async def test_an_unknown_backend_is_answered_503_with_the_reason(
         route.read_text().replace("name: vllm-llama2-7b-pool\n          port", "name: missing\n          port")
     )
     async with running_up(manifests, tmp_path / "state") as up:
-        status, text = await ask(session, up.url(8080))
-        assert status == 503 and "no Service default/missing" in str(text)
+        status, answer = await ask(session, up.url(8080))
+        assert status == 503 and isinstance(answer, dict)
+        assert answer["error"]["code"] == "backend_not_found"
+        assert "no Service default/missing" in answer["error"]["message"]
         assert await engines_asked(session, up.url(8081), 1) == ["one"]
         await up.line("BackendNotFound")
 

@@ -21,7 +21,8 @@ from igw_api.objects import (
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
-from igw_operator.plan.backends import Catalog
+from igw_operator.plan.attach import Refused, Seat, find_seats
+from igw_operator.plan.backends import Catalog, pool_cluster
 from igw_operator.plan.model import (
     Cluster,
     Condition,
@@ -32,9 +33,9 @@ from igw_operator.plan.model import (
     PlannedRoute,
     Refusal,
 )
-from igw_operator.plan.routing import Attached, allows, hostnames_on, hosts, listeners_for
+from igw_operator.plan.routing import Attached, hosts
 
-Site = tuple[Key, str]  # a Gateway and one of its listeners, by name
+Place = tuple[Key, str]  # a Gateway and one of its listeners, by name
 
 
 @dataclass(slots=True)
@@ -44,16 +45,14 @@ class _Draft:
     catalog: Catalog
     gateways: Mapping[Key, Gateway]
     first_byte: bool
-    attached: dict[Site, list[Attached]] = field(default_factory=lambda: defaultdict(list))
+    attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
     clusters: dict[str, Cluster] = field(default_factory=dict)
-    conditions: list[Condition] = field(default_factory=list)
+    conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
     led_to: set[Key] = field(default_factory=set)  # pools that some route leads to
 
     def say(self, whose: Pool | Route, type_: str, reason: str, message: str, *, status: bool = False) -> None:
         kind = "InferencePool" if isinstance(whose, Pool) else "HTTPRoute"
-        condition = Condition(kind, whose.key, type_, status, reason, message)
-        if condition not in self.conditions:
-            self.conditions.append(condition)
+        self.conditions[Condition(kind, whose.key, type_, status, reason, message)] = None
 
 
 def build_plan(objects: ObjectSet, *, first_byte: bool = True) -> tuple[GatewayPlan, tuple[Condition, ...]]:
@@ -67,10 +66,9 @@ def build_plan(objects: ObjectSet, *, first_byte: bool = True) -> tuple[GatewayP
     _attach_pools(draft, pools)
     for route in sorted(objects.routes.values(), key=_age):
         _attach_route(draft, route)
-    _check_endpoints(draft, pools)
-    plan = GatewayPlan(
-        listeners=tuple(_listeners(draft)), clusters=tuple(draft.clusters[name] for name in sorted(draft.clusters))
-    )
+    _check_pools(draft, pools)
+    clusters = tuple(draft.clusters[name] for name in sorted(draft.clusters))
+    plan = GatewayPlan(listeners=tuple(_listeners(draft)), clusters=clusters)
     return plan, tuple(sorted(draft.conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
@@ -79,113 +77,71 @@ def _age(item: Pool | Route) -> tuple[float, Key]:
 
 
 def _attach_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
-    """Exposure by annotation: a catch-all route on the port; the oldest pool wins it."""
+    """Exposure by annotation: a route for every request of that port. The oldest pool has it."""
     holders: dict[AttachTo, Key] = {}
     for pool in pools:
-        if pool.attach_to is None:
+        wanted = pool.attach_to
+        if wanted is None:
             continue
-        parent = RouteParent(pool.attach_to.gateway, port=pool.attach_to.port)
-        sites = _sites(draft, pool, parent)
-        holder = holders.setdefault(pool.attach_to, pool.key) if sites else pool.key
-        if holder != pool.key:
-            _say_conflict(draft, pool, pool.attach_to, holder)
-            continue
-        rule = RouteRule(backends=(BackendRef(BackendKind.POOL, pool.key),))
-        _place(draft, pool, rule, [(*site, ("*",)) for site in sites], names_listener=True)
-
-
-def _say_conflict(draft: _Draft, pool: Pool, wanted: AttachTo, holder: Key) -> None:
-    draft.say(
-        pool,
-        "Accepted",
-        "Conflicted",
-        f"port {wanted.port} of Gateway {wanted.gateway} already leads to InferencePool {holder}, which is older; "
-        "attach this pool to another port",
-    )
+        seats = find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
+        if isinstance(seats, Refused):
+            draft.say(pool, "Accepted", seats.reason, seats.message)
+        elif (holder := holders.setdefault(wanted, pool.key)) != pool.key:
+            taken = f"port {wanted.port} of Gateway {wanted.gateway} leads to InferencePool {holder} already"
+            draft.say(pool, "Accepted", "Conflicted", f"{taken}; attach this one to another port")
+        else:
+            rule = RouteRule(backends=(BackendRef(BackendKind.POOL, pool.key),))
+            _seat(draft, pool, (rule,), seats, names_listener=True)
 
 
 def _attach_route(draft: _Draft, route: Route) -> None:
     for parent in route.parents:
-        sites = [
-            (gateway, listener, names)
-            for gateway, listener in _sites(draft, route, parent)
-            if (names := hostnames_on(listener, route.hostnames))
-        ]
-        if not sites and parent.gateway in draft.gateways and not _refused(draft, route):
-            message = f"no listener of Gateway {parent.gateway} has a host name in common with the route's"
-            draft.say(route, "Accepted", "NoMatchingListenerHostname", message)
-        names_listener = parent.section is not None or parent.port is not None
-        for index, rule in enumerate(route.rules):
-            _place(
-                draft, route, rule, [(*site[:2], site[2]) for site in sites], names_listener=names_listener, at=index
-            )
+        seats = find_seats(draft.gateways, route.key, parent, route.hostnames)
+        if isinstance(seats, Refused):
+            draft.say(route, "Accepted", seats.reason, seats.message)
+        else:
+            names_listener = parent.section is not None or parent.port is not None
+            _seat(draft, route, route.rules, seats, names_listener=names_listener)
 
 
-def _refused(draft: _Draft, route: Route) -> bool:
-    return any(c.key == route.key and c.kind == "HTTPRoute" and c.type == "Accepted" for c in draft.conditions)
-
-
-def _sites(draft: _Draft, whose: Pool | Route, parent: RouteParent) -> list[tuple[Gateway, Listener]]:
-    """The listeners that `parent` means and that let this object in. None: says why."""
-    gateway = draft.gateways.get(parent.gateway)
-    if gateway is None:
-        known = ", ".join(str(key) for key in sorted(draft.gateways)) or "none"
-        draft.say(whose, "Accepted", "NoMatchingParent", f"no Gateway {parent.gateway} (known: {known})")
-        return []
-    meant = listeners_for(gateway, parent.section, parent.port)
-    if not meant:
-        wanted = [f"named {parent.section}"] if parent.section else []
-        wanted += [f"on port {parent.port}"] if parent.port else []
-        known = ", ".join(f"{listener.name}:{listener.port}" for listener in gateway.listeners)
-        message = f"Gateway {gateway.key} has no listener {' '.join(wanted)} (it has {known})"
-        draft.say(whose, "Accepted", "NoMatchingParent", message)
-        return []
-    allowed = [(gateway, listener) for listener in meant if allows(gateway, listener, whose.key)]
-    if not allowed:
-        message = f"Gateway {gateway.key} lets only its own namespace attach; set allowedRoutes.namespaces.from: All"
-        draft.say(whose, "Accepted", "NotAllowedByListeners", message)
-    return allowed
-
-
-def _place(
-    draft: _Draft,
-    owner: Pool | Route,
-    rule: RouteRule,
-    sites: list[tuple[Gateway, Listener, tuple[str, ...]]],
-    *,
-    names_listener: bool,
-    at: int = 0,
+def _seat(
+    draft: _Draft, owner: Pool | Route, rules: Iterable[RouteRule], seats: Iterable[Seat], *, names_listener: bool
 ) -> None:
-    if not sites:
-        return
     draft.say(owner, "Accepted", "Accepted", "attached", status=True)
+    planned = [route for rule in rules for route in _planned(draft, owner, rule)]
+    for seat in seats:
+        draft.attached[seat.gateway, seat.listener.name] += [
+            Attached(route, seat.hostnames, names_listener, owner.created, index) for index, route in enumerate(planned)
+        ]
+
+
+def _planned(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterator[PlannedRoute]:
     destinations = tuple(_destinations(draft, owner, rule))
-    for gateway, listener, hostnames in sites:
-        for number, match in enumerate(rule.matches):
-            route = PlannedRoute(
-                owner=owner.key,
-                match=match,
-                destinations=destinations,
-                request_timeout=rule.request_timeout or None,
-                try_timeout=rule.backend_timeout or None,
-            )
-            entry = Attached(route, hostnames, names_listener, owner.created, at * 1000 + number)
-            draft.attached[gateway.key, listener.name].append(entry)
+    for match in rule.matches:
+        yield PlannedRoute(
+            owner=owner.key,
+            match=match,
+            destinations=destinations,
+            request_timeout=rule.request_timeout or None,
+            try_timeout=rule.backend_timeout or None,
+        )
 
 
 def _destinations(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterator[Destination]:
     weighted = [ref for ref in rule.backends if ref.weight > 0]
     if not weighted:
-        yield Destination(Refusal(500, "the route has no backend"))
+        yield Destination(Refusal(500, "no_backend", "The route leads to no backend."))
     for ref in weighted:
         cluster = draft.catalog.cluster(ref)
         if isinstance(cluster, str):
             draft.say(owner, "ResolvedRefs", "BackendNotFound", f"{cluster}; its requests are answered 503")
-            yield Destination(Refusal(503, f"backend not found: {cluster}"), ref.weight)
+            yield Destination(
+                Refusal(503, "backend_not_found", f"The route's backend is missing: {cluster}."), ref.weight
+            )
             continue
         draft.clusters[cluster.name] = cluster
         draft.led_to.add(ref.key)
-        if not cluster.endpoints and isinstance(owner, Route):
+        if not cluster.endpoints and ref.key not in draft.catalog.pools:
             message = f"no ready endpoint stands behind {ref.kind} {ref.key}"
             draft.say(owner, "BackendsAvailable", "EndpointsNotFound", message)
         yield Destination(cluster.name, ref.weight, _placement(draft, ref))
@@ -197,10 +153,9 @@ def _placement(draft: _Draft, ref: BackendRef) -> Placement | None:
     return Placement(ref.key, draft.catalog.pools[ref.key].failure_mode, draft.first_byte)
 
 
-def _check_endpoints(draft: _Draft, pools: Iterable[Pool]) -> None:
+def _check_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
     for pool in pools:
-        cluster = draft.catalog.cluster(BackendRef(BackendKind.POOL, pool.key))
-        if isinstance(cluster, Cluster) and not cluster.endpoints:
+        if not pool_cluster(pool, draft.catalog.members).endpoints:
             labels = ",".join(f"{name}={value}" for name, value in sorted(pool.selector.items()))
             draft.say(pool, "BackendsAvailable", "EndpointsNotFound", f"no ready endpoint has the labels {labels}")
         if pool.key not in draft.led_to and pool.attach_to is None:

@@ -71,9 +71,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The proxy answers by itself."""
+    """The proxy answers by itself, with an error that clients can parse."""
 
     status: int
+    code: str
     message: str
 
 

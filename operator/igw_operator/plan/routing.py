@@ -1,4 +1,4 @@
-"""Which of a Gateway's listeners serve a route, under which host names, and in which order. Pure.
+"""In which order the routes of a listener are tried, host name by host name. Pure.
 
 The order is the Gateway API's: exact path, then the longest path, then method, headers, query; then who names the
 listener, then the oldest, then the name.
@@ -7,10 +7,10 @@ listener, then the oldest, then the name.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from igw_api.objects import Gateway, Key, Listener, PathKind, RouteMatch
+from igw_api.objects import Key, PathKind, RouteMatch
+from igw_operator.plan.attach import ANY_HOST, covers
 from igw_operator.plan.model import Host, PlannedRoute
 
-ANY_HOST = "*"
 _PATH_RANK = {PathKind.EXACT: 0, PathKind.REGEX: 1, PathKind.PREFIX: 2}
 
 
@@ -38,38 +38,6 @@ def _specificity(match: RouteMatch) -> tuple[int, ...]:
         -len(match.headers),
         -len(match.query),
     )
-
-
-def listeners_for(gateway: Gateway, section: str | None, port: int | None) -> tuple[Listener, ...]:
-    """The listeners that a parent reference means."""
-    return tuple(
-        listener for listener in gateway.listeners if section in (None, listener.name) and port in (None, listener.port)
-    )
-
-
-def allows(gateway: Gateway, listener: Listener, owner: Key) -> bool:
-    """Whether an object of that namespace may attach."""
-    return listener.any_namespace or owner.namespace == gateway.key.namespace
-
-
-def hostnames_on(listener: Listener, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The host names that a route has on a listener: both must agree. Empty: they do not."""
-    own = listener.hostname or ANY_HOST
-    return tuple(dict.fromkeys(common for name in wanted or (ANY_HOST,) if (common := _narrower(own, name))))
-
-
-def _narrower(one: str, other: str) -> str | None:
-    """The more specific of two host names if one covers the other."""
-    if covers(one, other):
-        return other
-    return one if covers(other, one) else None
-
-
-def covers(general: str, special: str) -> bool:
-    """Whether every host that `special` stands for is one that `general` stands for."""
-    if general in (ANY_HOST, special):
-        return True
-    return general.startswith("*.") and special.removeprefix("*").endswith(general[1:])
 
 
 def hosts(attached: Iterable[Attached]) -> tuple[Host, ...]:

@@ -18,6 +18,7 @@ from igw_api.objects import PathKind, RouteMatch, ValueMatch
 from igw_operator.plan.model import Cluster, Destination, GatewayPlan, PlannedListener, PlannedRoute, Refusal, Retry
 from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import bypass, placed, placed_upgrade
+from igw_operator.render.local_replies import SERVICE_ERROR, error_format
 
 MILLION = 1_000_000
 # A response that has begun is never sent again, whatever this says.
@@ -120,7 +121,7 @@ def _refusal(route: PlannedRoute, match: route_v3.RouteMatch, refusal: Refusal) 
         name=f"httproute/{route.owner}",
         match=match,
         direct_response=route_v3.DirectResponseAction(
-            status=refusal.status, body=core_v3.DataSource(inline_string=f"{refusal.message}\n")
+            status=refusal.status, body_format=error_format(refusal.message, SERVICE_ERROR, refusal.code)
         ),
         typed_per_filter_config=bypass(),
     )
