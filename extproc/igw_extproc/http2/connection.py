@@ -87,17 +87,27 @@ class Connection:
         except ConnectionFault as fault:
             self._fail(fault)
 
-    def take(self) -> bytes:
-        """All output so far. The driver calls it after every other call here, and when woken."""
+    def settle(self) -> bool:
+        """Tell conversations that ended. The driver calls this or `take` after every other call here.
+
+        Whether somebody waits for the output; if not, `take` may come some milliseconds later.
+        """
         outbound = self._outbound
         outbound.quiet = False
         if outbound.ended:
             self._calls.bury()
+        outbound.quiet = True
+        return outbound.urgent or self._leaving or self.closed
+
+    def take(self) -> bytes:
+        """All output so far. The driver calls it when woken, too."""
+        outbound = self._outbound
+        self.settle()
         if self._leaving and not self._calls.streams:
             self.closed = True
+        outbound.urgent = False
         output = b"".join(outbound.out)
         outbound.out.clear()
-        outbound.quiet = True
         return output
 
     def expire(self, now: float) -> None:

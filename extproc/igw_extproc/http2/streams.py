@@ -38,6 +38,7 @@ class Outbound:
         "out",
         "queued",
         "quiet",
+        "urgent",
         "window",
     )
 
@@ -45,6 +46,7 @@ class Outbound:
         self.driver = driver
         self.out: list[bytes | memoryview] = []
         self.quiet = True  # nobody will come for the output unless woken
+        self.urgent = False  # the peer waits for some of the output: all but the end of what it has ended itself
         self.held = False  # the socket takes no more: DATA waits in the queues
         self.window = frames.DEFAULT_WINDOW
         self.initial_window = frames.DEFAULT_WINDOW
@@ -59,6 +61,7 @@ class Outbound:
     def put(self, data: bytes) -> None:
         """Send this frame, whatever the windows say: for all frames but DATA."""
         self.out.append(data)
+        self.urgent = True
         if self.quiet:
             self.stir()
 
@@ -121,7 +124,10 @@ class Outbound:
 
     def end(self, stream: "Stream", last_frame: bytes) -> None:
         """Send a stream's last frame; tell a peer that still sends to stop (RFC 9113 section 8.1)."""
-        self.put(last_frame)
+        if stream.remote_closed and not self.quiet:
+            self.out.append(last_frame)
+        else:
+            self.put(last_frame)
         if not stream.remote_closed:
             self.put(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
         self.ended.append(stream)
