@@ -14,7 +14,7 @@ from igw_api.kinds import KINDS
 from igw_api.meta import ApiObject, Invalid, PathPart
 from igw_api.objects import AnyObject, Key
 from igw_api.objectset import NotADump, ObjectSet, dump, load
-from igw_api.problems import Problem, wording, written
+from igw_api.problems import Problem, told, wording, written
 from igw_api.yamltext import Document, Unreadable, documents
 
 __all__ = [
@@ -188,7 +188,7 @@ def _converted(item: _Item, model: type[ApiObject]) -> Iterator[Manifest | Probl
         value = model.model_validate(item.data)
         objects = tuple(value.convert())
     except ValidationError as error:
-        for one in error.errors(include_url=False):
+        for one in told(error.errors(include_url=False), model):
             # Errors about a mapping's key end in this mark.
             path = tuple(part for part in one["loc"] if part != "[key]")
             yield item.problem(wording(one, model), path)

@@ -47,6 +47,13 @@ def written(path: Iterable[PathPart]) -> str:
     return text.removeprefix(".")
 
 
+def told(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[ErrorDetails]:
+    """The errors worth telling: where a misspelt field says what it was meant to be, that field is not also missing."""
+    errors = list(errors)
+    meant = {(*error["loc"][:-1], _meant(error, model)) for error in errors if error["type"] == "extra_forbidden"}
+    return [error for error in errors if error["type"] != "missing" or error["loc"] not in meant]
+
+
 def wording(error: ErrorDetails, model: type[BaseModel]) -> str:
     """The message for one error of validating `model`."""
     say = _SAYINGS.get(error["type"])
@@ -65,13 +72,18 @@ def _must(what: str) -> Callable[[ErrorDetails, type[BaseModel]], str]:
 
 
 def _unknown_field(error: ErrorDetails, model: type[BaseModel]) -> str:
+    meant = _meant(error, model)
+    if meant is not None:
+        return f"unknown field; did you mean {meant}?"
+    return f"unknown field; remove it (known: {', '.join(_fields(model, error['loc'][:-1]))})"
+
+
+def _meant(error: ErrorDetails, model: type[BaseModel]) -> str | None:
+    """The known field that an unknown one looks like."""
     *parents, name = error["loc"]
-    known = _fields(model, parents)
-    by_case = {one.lower(): one for one in known}
+    by_case = {one.lower(): one for one in _fields(model, parents)}
     close = difflib.get_close_matches(str(name).lower(), by_case, n=1)
-    if close:
-        return f"unknown field; did you mean {by_case[close[0]]}?"
-    return f"unknown field; remove it (known: {', '.join(known)})"
+    return by_case[close[0]] if close else None
 
 
 _PATTERNS: Final[Mapping[str, str]] = {
