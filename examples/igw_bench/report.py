@@ -104,11 +104,7 @@ def _add_rows(made: Table, phases: Sequence[Phase], labels: tuple[str, str], eng
 def cells(figures: Figures) -> list[str]:
     """The figures as text, in the order of the columns."""
     share = f"{figures.cached_tokens / figures.prompt_tokens:.0%}" if figures.prompt_tokens else NOTHING
-    times = [
-        _ms(percentile(values, point), digits)
-        for values, digits in ((figures.ttft, 0), (figures.tpot, 1))
-        for point in (0.5, 0.99)
-    ]
+    times = [_ms(percentile(values, point)) for values in (figures.ttft, figures.tpot) for point in (0.5, 0.99)]
     return [f"{figures.requests}", _count(figures.prompt_tokens), share, _count(figures.output_tokens), *times]
 
 
@@ -116,8 +112,8 @@ def _count(tokens: int) -> str:
     return f"{tokens:,}" if tokens < 100_000 else f"{tokens / 1000:,.0f}k"
 
 
-def _ms(seconds: float | None, digits: int) -> str:
-    return NOTHING if seconds is None else f"{seconds * 1e3:,.{digits}f}"
+def _ms(seconds: float | None) -> str:
+    return NOTHING if seconds is None else _number(seconds * 1e3)
 
 
 # ------------------------------------------------------------------------------------------------ in words

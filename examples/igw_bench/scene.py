@@ -18,14 +18,17 @@ from typing import Any
 import aiohttp
 import yaml
 
-from igw_bench.children import Child, stop_all
+from igw_bench.children import Child, NotStarted, stop_all
 
 START_S = 45.0  # a cold start of five Python processes on two busy cores
 CHANGE_S = 15.0
+GATEWAY_TRIES = 3
 LOOPBACK = "127.0.0.1"
+PLAIN_PORT, LLM_PORT = 8080, 8081  # of the example's Gateway
 _SIM_READY = re.compile(r"igw sim listening name=(\S+) engine=(\S+) address=(\S+)")
 _UP_READY = re.compile(r"igw up ready listener=\S+ port=(\d+) address=(\S+)")
 _UP_METRICS = re.compile(r"metrics (http://\S+/metrics)")
+_TAKEN = "Address already in use"
 _LOADED = re.compile(r"objects loaded")
 _ENDPOINTS, _POLICY = "endpoints.yaml", "policy.yaml"
 
@@ -96,24 +99,37 @@ class Scene:
         self.folder.mkdir()
         for path in self.source.glob("*.yaml"):
             shutil.copy(path, self.folder)
+        if not {PLAIN_PORT, LLM_PORT} <= set(self.declared_ports()):
+            raise BadScene(f"{self.source} has no Gateway with the ports {PLAIN_PORT} and {LLM_PORT}")
 
     def wanted(self) -> str:
-        """The policy that the example folder asks for."""
-        return str(_read(self.source / _POLICY)["spec"]["scheduling"]["policy"])
+        """The policy that the example folder asks for. Raises BadScene."""
+        try:
+            return str(_read(self.source / _POLICY)["spec"]["scheduling"]["policy"])
+        except (KeyError, TypeError):
+            raise BadScene(f"{self.source / _POLICY} has no spec.scheduling.policy") from None
 
     def served_model(self) -> tuple[str, str]:
         """The model name that clients use, and the engines' name for it. Raises BadScene."""
-        for path in sorted(self.folder.glob("*.yaml")):
-            for document in yaml.safe_load_all(path.read_text()):
-                if document and document.get("kind") == "InferenceModel":
-                    spec = document["spec"]
-                    targets = spec.get("targetModels") or [{"name": spec["modelName"]}]
-                    return spec["modelName"], targets[0]["name"]
+        for manifest in self._documents("InferenceModel"):
+            spec = manifest["spec"]
+            targets = spec.get("targetModels") or [{"name": spec["modelName"]}]
+            return spec["modelName"], targets[0]["name"]
         raise BadScene(f"{self.source} has no InferenceModel")
 
-    async def start_engines(self, simulation: Simulation, model: str) -> None:
-        """Start all engines, and list them for the gateway. Raises NotStarted."""
-        started = [self._child(one.name, _sim_words(one, simulation, model)) for one in self.engines]
+    def declared_ports(self) -> list[int]:
+        """The ports of the manifests' Gateways. Raises BadScene."""
+        gateways = self._documents("Gateway")
+        return sorted({listener["port"] for one in gateways for listener in one["spec"]["listeners"]})
+
+    def _documents(self, kind: str) -> list[Any]:
+        """The manifests of a kind; whether they are right is for the gateway to say."""
+        found = [one for path in sorted(self.folder.glob("*.yaml")) for one in _read_all(path)]
+        return [one for one in found if isinstance(one, dict) and one.get("kind") == kind]
+
+    async def start_engines(self, simulation: Simulation, models: Sequence[str]) -> None:
+        """Start all engines, serving `models`, and list them for the gateway. Raises NotStarted."""
+        started = [self._child(one.name, _sim_words(one, simulation, models)) for one in self.engines]
         for child in started:
             await child.start()
         for child in started:
@@ -128,19 +144,23 @@ class Scene:
         self._write_policy(policy)
         words = ["igw_operator", "up", "-f", str(self.folder), "--state-dir", str(self.state), "--drain-timeout", "1"]
         words += [word for listen in listens for word in ("--listen", listen)]
+        for left in reversed(range(GATEWAY_TRIES)):
+            try:
+                await self._try_gateway(words)
+                return
+            except NotStarted as error:
+                # A free port that it chose may be taken by any connection of this machine before Envoy binds it.
+                if not left or _TAKEN not in str(error):
+                    raise
+                self._children.pop()
+
+    async def _try_gateway(self, words: Sequence[str]) -> None:
         gateway = self._child("gateway", words)
         await gateway.start()
-        listeners = len(self.declared_ports())
-        ready = await gateway.wait_for(_UP_READY, listeners, START_S)
+        ready = await gateway.wait_for(_UP_READY, len(self.declared_ports()), START_S)
         self.ports = {int(line[1]): int(line[2].rpartition(":")[2]) for line in ready}
         self.metrics = gateway.says(_UP_METRICS)[0][1]
         await gateway.wait_until(self._all_available, START_S, "has engines that it cannot use")
-
-    def declared_ports(self) -> list[int]:
-        """The ports of the manifests' Gateways."""
-        documents = [one for path in self.folder.glob("*.yaml") for one in yaml.safe_load_all(path.read_text())]
-        gateways = [one for one in documents if one and one.get("kind") == "Gateway"]
-        return sorted({listener["port"] for one in gateways for listener in one["spec"]["listeners"]})
 
     async def change_policy(self, policy: str) -> None:
         """Write the policy into the manifests, and wait until the picker has taken it over. Raises NotStarted."""
@@ -195,8 +215,9 @@ def is_free(port: int) -> bool:
     return True
 
 
-def _sim_words(engine: Engine, simulation: Simulation, model: str) -> list[str]:
-    words = ["igw_sim", "--name", engine.name, "--engine", engine.dialect, "--model", model]
+def _sim_words(engine: Engine, simulation: Simulation, models: Sequence[str]) -> list[str]:
+    words = ["igw_sim", "--name", engine.name, "--engine", engine.dialect]
+    words += [word for model in dict.fromkeys(models) for word in ("--model", model)]
     words += ["--preset", simulation.preset, "--time-scale", f"{simulation.time_scale:g}"]
     # They talk until `max_tokens`, so that both policies get the same work; not much longer without one.
     words += ["--output-tokens", "fixed:256", "--grace", "0"]
@@ -209,7 +230,15 @@ def _entry(name: str, address: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    """The only document of a file. Raises BadScene."""
+    return next(iter(_read_all(path)), None)
+
+
+def _read_all(path: Path) -> list[Any]:
+    try:
+        return list(yaml.safe_load_all(path.read_text()))
+    except yaml.YAMLError as error:
+        raise BadScene(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _replace(path: Path, manifest: Any) -> None:

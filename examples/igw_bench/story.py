@@ -10,11 +10,10 @@ from rich.console import Console
 
 from igw_bench import load, progress, report
 from igw_bench.children import NotStarted
-from igw_bench.scene import BadScene, Scene, Simulation, is_free
+from igw_bench.scene import LLM_PORT, PLAIN_PORT, BadScene, Scene, Simulation, is_free
 
 EXIT_ANSWERED, EXIT_UNANSWERED, EXIT_NOT_STARTED = 0, 1, 2
 BASELINE = "round-robin"
-PLAIN_PORT, LLM_PORT = 8080, 8081
 SEED = 1
 
 
@@ -69,7 +68,8 @@ class Story:
         scene.prepare()
         model, engines_model = scene.served_model()
         self._say(f"Starting {len(scene.engines)} simulated engines, the picker and Envoy ...")
-        await scene.start_engines(options.simulation, engines_model)
+        # They know the clients' name too: if the picker were lost, nobody would rewrite it, and all should go on.
+        await scene.start_engines(options.simulation, (engines_model, model))
         for engine in scene.engines:
             self._say(f"  {engine.name:9} {engine.label:9} {scene.addresses[engine.name]}")
         await scene.start_gateway(BASELINE, self._listens())
@@ -91,7 +91,7 @@ class Story:
         options, shape = self.options, load.SHAPE
         simulation = options.simulation
         self._say(
-            f"\nEngine times are simulated: {simulation.preset}, {simulation.time_scale:g} times as fast.\n"
+            f"\nEngine times are simulated: igw sim's {simulation.preset}, {simulation.time_scale:g} times as fast.\n"
             f"The load: {options.requests} chat requests under each policy, {options.concurrency} at a time, "
             f"{shape.streaming:.0%} streaming,\n"
             f"from {shape.tenants} tenants, each with its own system prompt of {shape.system_chars // 1000} kB.\n"
