@@ -180,12 +180,17 @@ def _add_message(pieces: list[bytes], message: Any) -> None:
 
 
 def _flat(value: Any) -> bytes:
-    """Text as it is; a list of text parts as their texts; anything else as JSON (token ids, images, objects)."""
+    """Text as it is; a list of parts one by one, so that one more at the end changes nothing before it; else JSON."""
     if isinstance(value, str):
         return value.encode()
-    if isinstance(value, list) and value and all(isinstance(part, dict) and _is_text(part) for part in value):
-        return b"\x00".join(part["text"].encode() for part in value)
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return b"\x00".join([_part(part) for part in value])
     return b"" if value is None else _as_json(value)
+
+
+def _part(part: dict[str, Any]) -> bytes:
+    text = part.get("text")
+    return text.encode() if isinstance(text, str) else _as_json(part)
 
 
 def _as_json(value: Any) -> bytes:
@@ -193,10 +198,6 @@ def _as_json(value: Any) -> bytes:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:  # deeper than it writes, though it read it
         return b""
-
-
-def _is_text(part: dict[str, Any]) -> bool:
-    return isinstance(part.get("text"), str)
 
 
 def _bound(document: dict[str, Any]) -> int | None:
