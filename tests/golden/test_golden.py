@@ -1,0 +1,89 @@
+"""Golden cases: manifests in, and what is rendered and said of them, as files to read.
+
+Each folder of `cases` is one rule, in its name. `in.yaml` holds the manifests; `routes.yaml` the route tables by
+listener and the endpoints by cluster, `status.yaml` the conditions, and `bootstrap.yaml`, where it exists, all that
+Envoy gets. `pytest tests/golden --update-golden` writes them anew. Real Envoy must accept every case.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from igw_testing.plans import planned, surroundings
+
+from igw_operator.envoy import find_binary, validate
+from igw_operator.plan.model import Condition, GatewayPlan
+from igw_operator.render.bootstrap import everything, resource_files
+
+CASES = sorted((Path(__file__).parent / "cases").iterdir())
+CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+Planned = tuple[GatewayPlan, tuple[Condition, ...]]
+
+
+def routes(found: Planned) -> dict[str, Any]:
+    """Route tables and endpoints, without the settings that all have in common."""
+    plan, _ = found
+    files = {name: json.loads(text) for name, text in resource_files(plan, surroundings(plan)).items()}
+    tables = {table["name"]: table for name, file in files.items() if name[:4] == "rds_" for table in file["resources"]}
+    return {
+        "routes": {
+            name: {host["name"]: [_brief(route) for route in host["routes"]] for host in table.get("virtual_hosts", [])}
+            for name, table in tables.items()
+        },
+        "endpoints": {cluster.name: list(cluster.endpoints) for cluster in plan.clusters},
+    }
+
+
+def _brief(route: dict[str, Any]) -> dict[str, Any]:
+    """What a route decides; retries and type names are the same in all."""
+    filters = {
+        name: {key: value for key, value in config.items() if key != "@type"}
+        for name, config in route.get("typed_per_filter_config", {}).items()
+    }
+    action = {key: value for key, value in route.get("route", {}).items() if key != "retry_policy"}
+    parts = {"match": route["match"], "to": action, "answer": route.get("direct_response"), "filters": filters}
+    return {"name": route["name"], **{key: value for key, value in parts.items() if value}}
+
+
+def status(found: Planned) -> list[str]:
+    """One line per condition."""
+    return [f"{one.kind} {one.key} {one.type}={one.status} {one.reason}: {one.message}" for one in found[1]]
+
+
+def bootstrap(found: Planned) -> dict[str, Any]:
+    """All that Envoy gets."""
+    plan, _ = found
+    content: dict[str, Any] = json.loads(everything(plan, surroundings(plan)))
+    return content
+
+
+OUTPUTS: dict[str, Callable[[Planned], Any]] = {
+    "routes.yaml": routes,
+    "status.yaml": status,
+    "bootstrap.yaml": bootstrap,
+}
+
+
+@CASE
+def test_a_case_is_rendered_as_written_down(case: Path, request: pytest.FixtureRequest) -> None:
+    """A difference is either a mistake or a decision: then update the files and read their diff."""
+    found = planned((case / "in.yaml").read_text())
+    for name, output in OUTPUTS.items():
+        path = case / name
+        if request.config.getoption("--update-golden", default=False) and (path.exists() or name != "bootstrap.yaml"):
+            path.write_text(yaml.safe_dump(output(found), sort_keys=False, width=110))
+        assert path.exists() or name == "bootstrap.yaml", f"{name} is missing; run pytest with --update-golden"
+        if path.exists():
+            assert output(found) == yaml.safe_load(path.read_text()), f"{path.name} of {case.name} differs"
+
+
+@CASE
+async def test_envoy_accepts_a_case(case: Path, tmp_path: Path) -> None:
+    """What is written down is not only stable but right."""
+    plan, _ = planned((case / "in.yaml").read_text())
+    path = tmp_path / "check.json"
+    path.write_text(everything(plan, surroundings(plan)))
+    await validate(find_binary(), path)
