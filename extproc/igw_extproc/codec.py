@@ -6,8 +6,10 @@ Called by `conversation` for every message. The common case, one request body in
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct, Value
 
 from igw_api import wire
@@ -29,24 +31,51 @@ class MalformedMessage(ValueError):
 
 def decode(data: bytes) -> Message:
     """One ProcessingRequest. Raises MalformedMessage."""
-    common = _read_body(data)
-    if common is None:
+    parts = one_message.split(data)
+    if parts is None:
         return _decode(data)
-    modes = _modes(common.config) if common.config is not None else _NO_MODES
-    return Message(Part.REQUEST_BODY, {}, common.body, common.end_of_stream, common.attributes, *modes)
+    if one_message.REQUEST_BODY in parts and one_message.RESPONSE_HEADERS not in parts:
+        content = one_message.body(data, *parts[one_message.REQUEST_BODY])
+        if content is not None:
+            return Message(Part.REQUEST_BODY, {}, *content, *_beside(data, parts))
+    elif one_message.RESPONSE_HEADERS in parts and one_message.REQUEST_BODY not in parts:
+        at, end = parts[one_message.RESPONSE_HEADERS]
+        if end - at <= _FEW_HEADERS:
+            headers, end_of_stream = _few_headers(data[at:end])
+            return Message(Part.RESPONSE_HEADERS, headers, b"", end_of_stream, *_beside(data, parts))
+    return _decode(data)
+
+
+def _beside(data: bytes, parts: dict[int, tuple[int, int]]) -> tuple[Any, ...]:
+    """Attributes, modes and metadata, in the order of Message's fields."""
+    found = parts.get(one_message.ATTRIBUTES)
+    attributes = _parsed_attributes(data[found[0] : found[1]]) if found else {}
+    found = parts.get(one_message.PROTOCOL_CONFIG)
+    modes = _modes(data[found[0] : found[1]]) if found else _NO_MODES
+    found = parts.get(one_message.METADATA)
+    if not found:
+        return (attributes, *modes)
+    return (attributes, *modes, *_metadata(_parse(pb.Metadata, data[found[0] : found[1]])))
+
+
+_Kind = TypeVar("_Kind", bound=ProtobufMessage)
+
+
+def _parse(kind: type[_Kind], data: bytes) -> _Kind:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise MalformedMessage(str(error)) from error
 
 
 def _decode(data: bytes) -> Message:
-    try:
-        request = pb.ProcessingRequest.FromString(data)
-    except DecodeError as error:
-        raise MalformedMessage(str(error)) from error
+    request = _parse(pb.ProcessingRequest, data)
     kind = request.WhichOneof("request")
     if kind is None:
         raise MalformedMessage("no request part")
     config = request.protocol_config if request.HasField("protocol_config") else None
     modes = (_mode(config.request_body_mode), _mode(config.response_body_mode)) if config is not None else _NO_MODES
-    metadata = _metadata(request) if request.HasField("metadata_context") else _NO_METADATA
+    metadata = _metadata(request.metadata_context)
     rest = (_attributes(request), *modes, *metadata)
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
@@ -137,10 +166,7 @@ _NO_MODES = (None, None)
 @lru_cache(256)
 def _modes(config: bytes) -> tuple[BodyMode, BodyMode]:
     """The body modes of a ProtocolConfiguration."""
-    try:
-        parsed = pb.ProtocolConfiguration.FromString(config)
-    except DecodeError as error:
-        raise MalformedMessage(str(error)) from error
+    parsed = _parse(pb.ProtocolConfiguration, config)
     return _mode(parsed.request_body_mode), _mode(parsed.response_body_mode)
 
 
@@ -183,22 +209,27 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
     return found
 
 
-def _parse_attributes(entry: bytes) -> dict[str, str]:
+# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths only miss the cache.
+@lru_cache(1024)
+def _parsed_attributes(entry: bytes) -> Mapping[str, str]:
     """The same from one entry of the map of attributes."""
-    try:
-        return _attributes(pb.ProcessingRequest.FromString(one_message.field(9, entry)))
-    except DecodeError as error:
-        raise MalformedMessage(str(error)) from error
+    return _attributes(_parse(pb.ProcessingRequest, one_message.field(9, entry)))
 
 
-_read_body = one_message.reader(_parse_attributes)
+# Our own Envoy shows two headers of a response, mostly the same two. Longer lists are not worth keeping.
+_FEW_HEADERS = 128
 
-_NO_METADATA = (None, None, None)
+
+@lru_cache(256)
+def _few_headers(data: bytes) -> tuple[Mapping[str, str], bool]:
+    """The headers of an HttpHeaders, and whether nothing follows."""
+    head = _parse(pb.HttpHeaders, data)
+    return _headers(head.headers.headers), head.end_of_stream
 
 
-def _metadata(request: pb.ProcessingRequest) -> tuple[tuple[str, ...] | None, str | None, str | None]:
+def _metadata(metadata: pb.Metadata) -> tuple[tuple[str, ...] | None, str | None, str | None]:
     """The subset hint, the served endpoint and the lease, each None if absent."""
-    namespaces = request.metadata_context.filter_metadata
+    namespaces = metadata.filter_metadata
     subset = served = lease = None
     if wire.SUBSET_NAMESPACE in namespaces and wire.SUBSET_KEY in namespaces[wire.SUBSET_NAMESPACE].fields:
         subset = _addresses(namespaces[wire.SUBSET_NAMESPACE].fields[wire.SUBSET_KEY])
@@ -223,10 +254,7 @@ def _addresses(value: Value) -> tuple[str, ...]:
 
 def decode_health_service(data: bytes) -> str:
     """The service asked about in a HealthCheckRequest. Raises MalformedMessage."""
-    try:
-        return health_pb2.HealthCheckRequest.FromString(data).service
-    except DecodeError as error:
-        raise MalformedMessage(str(error)) from error
+    return _parse(health_pb2.HealthCheckRequest, data).service
 
 
 def encode_health(serving: bool | None) -> bytes:

@@ -1,81 +1,54 @@
-"""The two messages of the one-message mode, straight from and to bytes. Used by `codec` alone.
+"""The messages of our own Envoy's two filters, straight from and to bytes. Used by `codec` alone.
 
-Every placed request is one such exchange, and most of what protobuf's runtime costs there is spent on making objects:
-here a request body with its attributes is read in one pass over the top-level fields, attributes that were seen before
-are looked up by their bytes, and the answer is put together from parts. What does not look exactly like the common
-case is left to protobuf: `read_body` then returns None. A test holds both ways to the same results.
+Every request is one such exchange for each filter, and most of what protobuf's runtime costs there is spent on making
+objects: here a message is split into its top-level fields in one pass, parts that were seen before (attributes, modes,
+response headers) are looked up by their bytes, and the answer is put together from parts. What does not look exactly
+like the common case is left to protobuf. A test holds both ways to the same results.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
-# Field numbers of ProcessingRequest with wire type 2 (length-delimited): see protos/igw_protos/ext_proc.proto.
-_REQUEST_BODY = 4 << 3 | 2
-_ATTRIBUTES = 9 << 3 | 2
-_PROTOCOL_CONFIG = 11 << 3 | 2
+# Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
+RESPONSE_HEADERS = 3 << 3 | 2
+REQUEST_BODY = 4 << 3 | 2
+METADATA = 8 << 3 | 2
+ATTRIBUTES = 9 << 3 | 2
+PROTOCOL_CONFIG = 11 << 3 | 2
+_KNOWN = frozenset((RESPONSE_HEADERS, REQUEST_BODY, METADATA, ATTRIBUTES, PROTOCOL_CONFIG))
+
 _BODY = 1 << 3 | 2
 _END_OF_STREAM = b"\x10\x01"
 
-# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths only miss the cache.
-_REMEMBERED = 1024
 
-
-class Body(NamedTuple):
-    """A request body message. `config` is the bytes of its protocol_config; None: it has none."""
-
-    body: bytes
-    end_of_stream: bool
-    attributes: Mapping[str, str]
-    config: bytes | None
-
-
-def reader(parse_attributes: Callable[[bytes], Mapping[str, str]]) -> Callable[[bytes], Body | None]:
-    """A `read_body` that parses attributes it has not seen (map entries, concatenated) by `parse_attributes`."""
-    remembered = lru_cache(_REMEMBERED)(parse_attributes)
-
-    def read_body(data: bytes) -> Body | None:
-        """The message, if it is a request body with nothing but attributes and modes beside it."""
-        inner = attributes = config = None
-        at, size = 0, len(data)
-        while at < size:
-            tag = data[at]
-            # Lengths below 128 are most of them: one byte each.
-            length, at = (data[at + 1], at + 2) if at + 1 < size and data[at + 1] < 0x80 else _length(data, at + 1)
-            end = at + length
-            if end > size or length < 0:
-                return None
-            if tag == _REQUEST_BODY and inner is None:
-                inner = (at, end)
-            elif tag == _ATTRIBUTES and attributes is None:
-                attributes = data[at:end]
-            elif tag == _PROTOCOL_CONFIG and config is None:
-                config = data[at:end]
-            else:
-                return None
-            at = end
-        if inner is None:
+def split(data: bytes) -> dict[int, tuple[int, int]] | None:
+    """Where each top-level field's payload begins and ends, by tag. None: a field that is unknown or there twice."""
+    found: dict[int, tuple[int, int]] = {}
+    at, size = 0, len(data)
+    while at < size:
+        tag = data[at]
+        # Lengths below 128 are most of them: one byte each.
+        length, at = (data[at + 1], at + 2) if at + 1 < size and data[at + 1] < 0x80 else _length(data, at + 1)
+        end = at + length
+        if end > size or length < 0 or tag in found or tag not in _KNOWN:
             return None
-        body = _body(data, *inner)
-        if body is None:
-            return None
-        return Body(*body, remembered(attributes) if attributes is not None else {}, config)
-
-    return read_body
+        found[tag] = at, end
+        at = end
+    return found
 
 
-def _body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
+def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
     """HttpBody: the body, then whether it is the last; either may be left out."""
-    body = b""
+    content = b""
     if at < end and data[at] == _BODY:
         length, start = _length(data, at + 1)
         at = start + length
         if length < 0 or at > end:
             return None
-        body = data[start:at]
+        content = data[start:at]
     if at == end:
-        return body, False
-    return (body, True) if data[at:end] == _END_OF_STREAM else None
+        return content, False
+    return (content, True) if data[at:end] == _END_OF_STREAM else None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import random
 import signal
 import ssl
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
 from typing import Any, Protocol
 
 import grpc
@@ -75,7 +76,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Ties between equal endpoints are broken by this; nothing secret depends on it.
-    parts = Parts(settings, loop.time, random.Random())
+    parts = Parts(settings, perf_counter, random.Random())
     parts.datastore.replace(await asyncio.to_thread(files.load, settings.objects))
     async with asyncio.TaskGroup() as group:
         scraping = group.create_task(parts.scraper.run(), name="scraper")
