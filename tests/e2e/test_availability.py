@@ -24,9 +24,9 @@ RULES = PickerRules()
 WORKERS = 6
 BACK = 2.0  # seconds from the moment the picker is there again to its next placement
 # What a chat takes at most where nothing makes it wait, on a busy machine.
-PROMPT = 2.0
+QUICK = 2.0
 # Those that wait for a frozen picker are freed when it does not answer a ping.
-FREED = RULES.ping_interval + RULES.ping_timeout + PROMPT
+FREED = RULES.ping_interval + RULES.ping_timeout + QUICK
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -91,7 +91,7 @@ async def test_no_request_fails_when_the_picker_is_killed(gateway: Gateway, sims
         await until(lambda: places_more_than(gateway, 0), BACK)
         await until(lambda: kept_together(running), 20)
     assert running.failed == []
-    assert running.slowest < PROMPT
+    assert running.slowest < QUICK
 
 
 async def test_no_request_fails_when_the_picker_comes_back_knowing_no_engine(
@@ -110,7 +110,7 @@ async def test_no_request_fails_when_the_picker_comes_back_knowing_no_engine(
         for sim in sims:
             await sim.fail(gateway.session, clear=True)
     assert running.failed == []
-    assert running.slowest < PROMPT
+    assert running.slowest < QUICK
 
 
 async def test_a_frozen_picker_delays_each_request_once_and_cuts_no_stream(
@@ -125,9 +125,9 @@ async def test_a_frozen_picker_delays_each_request_once_and_cuts_no_stream(
         gateway.freeze_picker()
         delayed = await running.more(WORKERS)
         before = len(answering[0].body)
-        await until(lambda: len(answering[0].body) > before, PROMPT)
+        await until(lambda: len(answering[0].body) > before, QUICK)
         await gateway.picker_is_given_up()
-        prompt = await running.more(30)
+        quick = await running.more(30)
         gateway.thaw_picker()
         back = asyncio.get_running_loop().time() + BACK
         # First it places, too late, those whose questions it finds.
@@ -138,5 +138,5 @@ async def test_a_frozen_picker_delays_each_request_once_and_cuts_no_stream(
     assert running.failed == []
     assert running.slowest < FREED
     assert max(one.seconds for one in delayed) > RULES.check_timeout, "the picker was not missed at all"
-    assert max(one.seconds for one in prompt) < PROMPT
-    assert spread_evenly(prompt)
+    assert max(one.seconds for one in quick) < QUICK
+    assert spread_evenly(quick)

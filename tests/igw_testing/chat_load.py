@@ -5,7 +5,7 @@ A chat is good only if its answer is whole: a stream must reach `[DONE]`, a docu
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -139,9 +139,15 @@ class Load:
 
 @asynccontextmanager
 async def load(
-    session: aiohttp.ClientSession, url: str, prompt: str = LONG_PROMPT, *, workers: int = 6, most: int = 1500
+    session: aiohttp.ClientSession,
+    url: str,
+    prompt: str = LONG_PROMPT,
+    *,
+    workers: int = 6,
+    most: int = 1500,
+    streams: Sequence[bool] = (False, True),
 ) -> AsyncIterator[Load]:
-    """A load of `workers` for as long as the context lasts, at most `most` chats. Every other one is streamed.
+    """A load of `workers` for as long as the context lasts, at most `most` chats; `streams` says in turn which stream.
 
     All is over at the end of the context: chats that run are waited for.
     """
@@ -150,7 +156,8 @@ async def load(
     async def work() -> None:
         while not running.stopping and running.begun < most:
             running.begun += 1
-            running.add(await chat(session, url, prompt, stream=bool(running.begun % 2), answering=running.answering))
+            stream = streams[running.begun % len(streams)]
+            running.add(await chat(session, url, prompt, stream=stream, answering=running.answering))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
