@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from igw_testing.plans import planned, surroundings
 
 from igw_operator.envoy import find_binary, validate
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.bootstrap import everything, resource_files
+from igw_testing.plans import planned, surroundings
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
