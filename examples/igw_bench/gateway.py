@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from urllib.request import urlopen
 
 import psutil
 
+_METRICS = re.compile(r"metrics (http://\S+/metrics)")
 _READY = re.compile(r"igw up ready listener=\S+ port=(\d+) address=[\d.]+:(\d+)")
 
 
@@ -24,6 +26,13 @@ class Gateway:
     ports: dict[int, int]
     envoy: psutil.Process
     picker: psutil.Process
+    metrics: str  # the picker's page
+
+    def placed(self) -> float:
+        """How many requests the picker has placed so far."""
+        with urlopen(self.metrics, timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("igw_picker_placed_total{"))
 
 
 @contextmanager
@@ -44,10 +53,15 @@ def gateway(manifests: Sequence[Path], options: Sequence[str], listeners: Sequen
 
 def _wait(process: "subprocess.Popen[bytes]", listeners: int) -> Gateway:
     assert process.stdout is not None
-    seen, ports, until = [], {}, monotonic() + 30
+    seen: list[str] = []
+    ports: dict[int, int] = {}
+    metrics = ""
+    until = monotonic() + 30
     while len(ports) < listeners:
         line = process.stdout.readline().decode()
         seen.append(line)
+        told = _METRICS.search(line)
+        metrics = told[1] if told else metrics
         found = _READY.search(line)
         if found:
             ports[int(found[1])] = int(found[2])
@@ -56,4 +70,4 @@ def _wait(process: "subprocess.Popen[bytes]", listeners: int) -> Gateway:
     children = {child.name(): child for child in psutil.Process(process.pid).children()}
     picker = next(child for name, child in children.items() if name.startswith("python"))
     sleep(1.5)  # two rounds of health checks and scrapes, so that the picker is in use
-    return Gateway(ports, children["envoy"], picker)
+    return Gateway(ports, children["envoy"], picker, metrics)

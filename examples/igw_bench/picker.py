@@ -99,10 +99,13 @@ def _cpu(running: Gateway, transport: str) -> dict[str, float]:
     for name, size in SIZES.items():
         body = chat_body(size, turn=1)
         uvloop.run(closed_loop.run(running.ports[8081], body, 16, 1.0))  # warm: connections, caches
-        before = _times(running)
+        placed, before = running.placed(), _times(running)
         loop = uvloop.run(closed_loop.run(running.ports[8081], body, 16, 6.0))
         after = _times(running)
         count = len(loop.latencies)
+        placed = running.placed() - placed
+        if placed < count:
+            sys.exit(f"bench-picker: only {placed:.0f} of {count} requests were placed; the rest went round robin")
         picker, envoy = ((b - a) / count * 1e6 for a, b in zip(before, after, strict=True))
         figures[f"cpu_ratio_{name}"] = picker / envoy
         print(

@@ -19,7 +19,7 @@ from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.grpc_transport import GrpcServer
-from igw_extproc.http2 import Http2Server
+from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledgers
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scraper import Scraper
@@ -101,7 +101,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
 def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> Server:
     if settings.transport is TransportName.GRPC:
         return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, _grpc_credentials(settings))
-    return Http2Server(methods, tls=_tls(settings))
+    return Http2Server(methods, Limits(max_message=settings.max_body_bytes + _SLACK), _tls(settings))
 
 
 # What a message holds beside its body: headers, attributes.

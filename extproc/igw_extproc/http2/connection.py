@@ -88,10 +88,7 @@ class Connection:
             self._fail(fault)
 
     def settle(self) -> bool:
-        """Tell conversations that ended. The driver calls this or `take` after every other call here.
-
-        Whether somebody waits for the output; if not, `take` may come some milliseconds later.
-        """
+        """Tell conversations that ended. Whether somebody waits for the output; if not, `take` may come a bit later."""
         outbound = self._outbound
         outbound.quiet = False
         if outbound.ended:
@@ -100,11 +97,10 @@ class Connection:
         return outbound.urgent or self._leaving or self.closed
 
     def take(self) -> bytes:
-        """All output so far. The driver calls it when woken, too."""
-        outbound = self._outbound
+        """All output so far. The driver calls this or `settle` after every other call here, and when woken."""
         self.settle()
-        if self._leaving and not self._calls.streams:
-            self.closed = True
+        outbound = self._outbound
+        self.closed = self.closed or (self._leaving and not self._calls.streams)
         outbound.urgent = False
         output = b"".join(outbound.out)
         outbound.out.clear()
