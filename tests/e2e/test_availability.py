@@ -123,7 +123,7 @@ async def test_a_frozen_picker_delays_each_request_once_and_cuts_no_stream(
         stream = group.create_task(ask)
         await until(lambda: bool(answering and answering[0].body), 5)
         gateway.freeze_picker()
-        delayed = await running.more(WORKERS)
+        await running.more(WORKERS)
         before = len(answering[0].body)
         await until(lambda: len(answering[0].body) > before, QUICK)
         await gateway.picker_is_given_up()
@@ -136,7 +136,6 @@ async def test_a_frozen_picker_delays_each_request_once_and_cuts_no_stream(
         await until(lambda: kept_together(running), 20)
         assert (await stream).good
     assert running.failed == []
-    assert running.slowest < FREED
-    assert max(one.seconds for one in delayed) > RULES.check_timeout, "the picker was not missed at all"
+    assert RULES.check_timeout < running.slowest < FREED, "else the picker was not missed at all, or for too long"
     assert max(one.seconds for one in quick) < QUICK
     assert spread_evenly(quick)
