@@ -68,14 +68,18 @@ def test_the_route_tells_the_picker_its_pool() -> None:
     assert [bool(entry["match"].get("headers")) for entry in entries] == [True, False]
 
 
-def test_a_plain_route_bypasses_every_filter_of_the_picker() -> None:
-    """Its bodies stream. The first-byte filter does nothing unless a route asks for it."""
-    (entry,) = route_entries(files_of(*BASE)[RDS_80])
-    configs = entry["typed_per_filter_config"]
-    assert {name for name, config in configs.items() if config["disabled"]} == {PLACEMENT_FILTER, HOLD_FILTER}
-    assert FIRST_BYTE_FILTER not in configs
-    *_, placed = route_entries(files_of(*BASE)[RDS_81])
-    assert set(placed["typed_per_filter_config"]) == {FIRST_BYTE_FILTER}
+def test_the_pickers_filters_are_off_until_a_route_turns_them_on() -> None:
+    """Bodies of plain routes stream; a request that has no route at all is none of the picker's business."""
+    files = files_of(*BASE)
+    ours = {PLACEMENT_FILTER, HOLD_FILTER, FIRST_BYTE_FILTER}
+    for listener in json.loads(files["lds.json"])["resources"]:
+        filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+        assert {one["name"] for one in filters if one.get("disabled")} == ours
+    (plain,) = route_entries(files[RDS_80])
+    assert "typed_per_filter_config" not in plain
+    upgrade, placed = route_entries(files[RDS_81])
+    assert set(upgrade["typed_per_filter_config"]) == {PLACEMENT_FILTER}
+    assert set(placed["typed_per_filter_config"]) == ours
 
 
 def test_shares_are_taken_one_after_the_other_from_one_draw() -> None:
