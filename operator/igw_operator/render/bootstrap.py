@@ -128,15 +128,18 @@ def _connection_manager(
 
 
 def _filters(plan: GatewayPlan) -> list[hcm_v3.HttpFilter]:
-    chain = {
+    by_route = {
         PLACEMENT_FILTER: placement_filter(plan.picker),
         HOLD_FILTER: hold_filter(plan.picker),
         FIRST_BYTE_FILTER: first_byte_filter(plan.picker),
-        "envoy.filters.http.router": router_v3.Router(suppress_envoy_headers=True),
     }
+    router = router_v3.Router(suppress_envoy_headers=True)
     return [
-        hcm_v3.HttpFilter(name=name, typed_config=PackedAny.pack(config), disabled=name == FIRST_BYTE_FILTER)
-        for name, config in chain.items()
+        *(
+            hcm_v3.HttpFilter(name=name, typed_config=PackedAny.pack(config), disabled=True)
+            for name, config in by_route.items()
+        ),
+        hcm_v3.HttpFilter(name="envoy.filters.http.router", typed_config=PackedAny.pack(router)),
     ]
 
 

@@ -6,9 +6,9 @@ Hold: keeps the request's headers until its body is complete, else the router wo
 before the picker has been asked. First byte: the response headers and the first chunk, then the picker ends the stream
 and Envoy goes on alone.
 
-All are on every listener from the start: a filter added later would drain it. The first-byte filter is off until a
-route wants it: it would hold back the proxy's answer to a request too broken to have a route, and the connection would
-be closed before the picker has let that answer pass.
+All are on every listener from the start, since a filter added later would drain it, and off where no route turns them
+on. For a request without a route the picker would refuse what is not its business, and where the request is too broken
+to have one, the connection would be closed before the picker has let the proxy's own answer pass.
 """
 
 from envoy_data_plane.envoy.config.core import v3 as core_v3
@@ -86,14 +86,9 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
     )
 
 
-def bypass() -> dict[str, PackedAny]:
-    """No filter: the picker never hears of these requests, and their bodies stream."""
-    return {PLACEMENT_FILTER: _disabled(), HOLD_FILTER: _not_held()}
-
-
-def placed(placement: Placement) -> dict[str, PackedAny]:
-    """The filters as the pool wants them; nothing where the filters' own settings are right."""
-    config: dict[str, PackedAny] = {}
+def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
+    """The filters as the pool wants them."""
+    config = {PLACEMENT_FILTER: _enabled(), HOLD_FILTER: _held(rules)}
     if placement.failure_mode is FailureMode.CLOSE:
         # Its cluster serves placed requests only, so those without a body must be placed too: by their headers.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED_PARTIAL)
@@ -104,8 +99,7 @@ def placed(placement: Placement) -> dict[str, PackedAny]:
 
 def placed_upgrade() -> dict[str, PackedAny]:
     """A connection upgrade: its headers are all there is, and waiting for a body would hang it."""
-    modes = _request_modes(_HEADERS.SEND, _BODY.NONE)
-    return {PLACEMENT_FILTER: modes, HOLD_FILTER: _not_held()}
+    return {PLACEMENT_FILTER: _request_modes(_HEADERS.SEND, _BODY.NONE)}
 
 
 def _request_modes(
@@ -125,13 +119,9 @@ def _lb_namespace() -> ext_proc_v3.MetadataOptionsMetadataNamespaces:
     return ext_proc_v3.MetadataOptionsMetadataNamespaces(untyped=[wire.LB_NAMESPACE])
 
 
-def _not_held() -> PackedAny:
-    return PackedAny.pack(buffer_v3.BufferPerRoute(disabled=True))
+def _held(rules: PickerRules) -> PackedAny:
+    return PackedAny.pack(buffer_v3.BufferPerRoute(buffer=hold_filter(rules)))
 
 
 def _enabled() -> PackedAny:
     return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides()))
-
-
-def _disabled() -> PackedAny:
-    return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(disabled=True))

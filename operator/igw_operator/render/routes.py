@@ -17,7 +17,7 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 from igw_api.objects import PathKind, RouteMatch, ValueMatch
 from igw_operator.plan.model import Cluster, Destination, GatewayPlan, PlannedListener, PlannedRoute, Refusal, Retry
 from igw_operator.render.files import file_name, seconds
-from igw_operator.render.filters import bypass, placed, placed_upgrade
+from igw_operator.render.filters import placed, placed_upgrade
 from igw_operator.render.local_replies import SERVICE_ERROR, error_format
 
 MILLION = 1_000_000
@@ -78,14 +78,19 @@ def _share(
     placement = destination.placement
     if placement is None:
         name = f"httproute/{route.owner}"
-        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=bypass())
+        yield route_v3.Route(name=name, match=match, route=action)
         return
     # An upgrade has no body to wait for: the picker gets the headers of such a request.
     upgrade = _match(route.match, bound, (_upgrade(),))
     yield route_v3.Route(
         name=str(placement.pool), match=upgrade, route=action, typed_per_filter_config=placed_upgrade()
     )
-    yield route_v3.Route(name=str(placement.pool), match=match, route=action, typed_per_filter_config=placed(placement))
+    yield route_v3.Route(
+        name=str(placement.pool),
+        match=match,
+        route=action,
+        typed_per_filter_config=placed(placement, plan.picker),
+    )
 
 
 def _action(route: PlannedRoute, cluster: Cluster, plan: GatewayPlan) -> route_v3.RouteAction:
@@ -123,7 +128,6 @@ def _refusal(route: PlannedRoute, match: route_v3.RouteMatch, refusal: Refusal) 
         direct_response=route_v3.DirectResponseAction(
             status=refusal.status, body_format=error_format(refusal.message, SERVICE_ERROR, refusal.code)
         ),
-        typed_per_filter_config=bypass(),
     )
 
 
