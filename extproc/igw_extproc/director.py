@@ -221,10 +221,10 @@ def _named(subset: tuple[str, ...] | None, ledgers: tuple[Ledger, ...]) -> set[s
 
 def _why_none(view: PoolView, subset: tuple[str, ...] | None) -> str:
     if not view.endpoints:
-        return f"The pool {view.name} has no endpoints."
+        return f"The pool {view.name} has no endpoints. Try again later."
     if subset is not None:
         return f"None of the {len(subset)} endpoints allowed for this request is available in the pool {view.name}."
-    return f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers."
+    return f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers. Try again later."
 
 
 def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
