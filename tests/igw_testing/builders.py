@@ -162,17 +162,16 @@ def chat(model: str | None = "m", content: Any = "hello", **fields: Any) -> byte
 def arrived(
     body: bytes = b"",
     path: str = "/v1/chat/completions",
+    headers: Mapping[str, str] | None = None,
     *,
     complete: bool = True,
     subset: Sequence[str] | None = None,
     route: str | None = None,
-    **headers: str,
 ) -> Arrived:
-    """A request that came with its headers. Underscores in their names stand for hyphens."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    """A request that came with its headers."""
     attributes = {} if route is None else {"xds.route_name": route}
     return Arrived(
-        {":path": path, "content-type": "application/json", **named},
+        {":path": path, "content-type": "application/json", **(headers or {})},
         attributes,
         body,
         complete,

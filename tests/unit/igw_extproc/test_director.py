@@ -1,0 +1,459 @@
+"""From a request to a placement: what is refused and why, what is sent where, and what stays counted until when."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from igw_api import wire
+from igw_api.objects import AnyObject
+from igw_extproc.director import DEFAULT_OUTPUT_TOKENS, Placed
+from igw_extproc.domain import Ask, EngineKind, EngineLoad
+from igw_extproc.errors import BadRequest, NoEndpoints, RoutingError, Saturated, UnknownModel
+from igw_extproc.stream import Arrived, Responded
+from igw_testing.builders import (
+    Picking,
+    address,
+    arrived,
+    chat,
+    load,
+    member,
+    members,
+    model,
+    objective,
+    policy,
+    pool,
+    rewrite,
+    rule,
+)
+
+LONG = "a long prompt, as they are shared by many requests; " * 100
+
+
+def picking(*objects: AnyObject, engines: int = 2, seed: int = 0, default_policy: str = "prefix-cache") -> Picking:
+    """A pool with idle engines, and what else is named."""
+    return Picking(pool(), *members(engines), *objects, seed=seed, default_policy=default_policy)
+
+
+def place(here: Picking, request: Arrived, now: float = 1.0) -> Placed:
+    """The director's decision."""
+    return here.director.place(request, now)
+
+
+def first(placed: Placed) -> str:
+    """The endpoint that was chosen."""
+    return placed.placement.destinations[0]
+
+
+def ask(placed: Placed) -> Ask:
+    """What the request was taken to cost."""
+    return placed.flight.decision.lease.ask
+
+
+def refused(here: Picking, request: Arrived) -> RoutingError:
+    """Why the request gets no endpoint. Nothing may stay counted."""
+    with pytest.raises(RoutingError) as caught:
+        place(here, request)
+    assert here.in_flight() == 0 and not here.director.flights
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------ where to
+
+
+def test_the_idle_engine_is_named_first_and_the_others_after_it() -> None:
+    here = picking(engines=3)
+    here.says(1, load(running=50, waiting=5))
+    here.says(2, load(running=10))
+    assert place(here, arrived(chat())).placement.destinations == (address(3), address(2), address(1))
+
+
+def test_a_burst_spreads_although_no_scrape_comes_between() -> None:
+    """Each pick counts the ones before it."""
+    here = picking(engines=4)
+    assert Counter(first(place(here, arrived(chat()))) for _ in range(40)) == {
+        address(host): 10 for host in range(1, 5)
+    }
+
+
+def test_requests_with_the_same_beginning_go_together() -> None:
+    here = picking(engines=8)
+    one = first(place(here, arrived(chat(content=LONG + "first question"))))
+    assert {first(place(here, arrived(chat(content=LONG + str(number))))) for number in range(3)} == {one}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [arrived(chat("other", LONG)), arrived(chat(content=LONG, cache_salt="tenant"))],
+    ids=["another model", "another salt"],
+)
+def test_engines_share_no_cache_across_models_and_salts(other: Arrived) -> None:
+    here = picking(engines=8)
+    placed = place(here, arrived(chat(content=LONG)))
+    placed.flight.first_byte(2.0)
+    assert place(here, other).flight.decision.cached_tokens == 0
+    assert place(here, arrived(chat(content=LONG))).flight.decision.cached_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["round-robin", "random", "least-request", "least-token", "llm-metric"])
+def test_each_pool_places_by_its_own_policy(name: str) -> None:
+    here = picking(policy(name), default_policy="prefix-cache")
+    assert ask(place(here, arrived(chat(content=LONG)))).prefix == (), "only one policy looks at prefixes"
+
+
+def test_a_change_of_policy_or_endpoints_keeps_what_was_learnt() -> None:
+    """A manifest is applied every few minutes; caches live for hours."""
+    here = picking(engines=8)
+    placed = place(here, arrived(chat(content=LONG)))
+    here.director.end(placed.flight, 2.0)
+    here.serve(pool(), *members(8), policy("round-robin"))
+    turns = [first(place(here, arrived(chat()))) for _ in range(3)]
+    here.serve(pool(), *members(9), policy("prefix-cache"))
+    again = place(here, arrived(chat(content=LONG)))
+    assert first(again) == first(placed)
+    assert again.flight.decision.cached_tokens > 0
+    assert len(set(turns)) == 3, "the other policy was in force meanwhile"
+
+
+def test_the_route_tells_the_pool() -> None:
+    here = Picking(pool("a"), pool("b"), member(1, "a"), member(2, "b"))
+    assert refused(here, arrived(chat(), route="default/c")).status == 503
+    assert first(place(here, arrived(chat(), route="default/b"))) == address(2)
+
+
+# ------------------------------------------------------------------------------------------------ what to read
+
+
+def test_in_one_message_attributes_tell_what_headers_would() -> None:
+    """Both ways must lead to the same decision."""
+    here = picking(model("m", served=1), objective("urgent", 9))
+    headers = arrived(chat(None), headers={wire.MODEL_HEADER: "m", wire.OBJECTIVE_HEADER: "urgent"})
+    attributes = {
+        "request.path": "/v1/chat/completions",
+        "request.headers['content-type']": "application/json",
+        f"request.headers['{wire.MODEL_HEADER}']": "m",
+        f"request.headers['{wire.OBJECTIVE_HEADER}']": "urgent",
+    }
+    one_message = Arrived({}, attributes, chat(None), True, None)
+    asks = [ask(place(here, request)) for request in (headers, one_message)]
+    assert asks[0] == asks[1]
+    assert (asks[0].model, asks[0].priority) == ("served", 9)
+
+
+def test_the_model_in_the_body_goes_before_the_header() -> None:
+    here = picking()
+    assert ask(place(here, arrived(chat("body"), headers={wire.MODEL_HEADER: "header"}))).model == "body"
+
+
+@pytest.mark.parametrize("header", ["", None])
+def test_a_whole_body_without_a_model_is_refused(header: str | None) -> None:
+    headers = {} if header is None else {wire.MODEL_HEADER: header}
+    error = refused(picking(), arrived(chat(None), headers=headers))
+    assert isinstance(error, BadRequest)
+    assert "`model`" in str(error)
+
+
+@pytest.mark.parametrize(("names", "asked"), [(["m"], "m"), (["m", "n"], ""), ([], "")])
+def test_a_cut_body_without_a_model_is_taken_for_the_only_one_and_never_refused(names: list[str], asked: str) -> None:
+    """Some clients name the model last."""
+    here = picking(*(model(name, priority=2) for name in names))
+    placed = place(here, arrived(b'{"messages":[{"role":"user","content":"so far', complete=False))
+    assert placed.flight.model == asked
+    assert ask(placed).model == asked
+
+
+def test_a_model_that_is_not_declared_is_refused() -> None:
+    error = refused(picking(model("m")), arrived(chat("gpt-9")))
+    assert isinstance(error, UnknownModel)
+    assert error.status == 404
+
+
+def test_paths_that_we_do_not_know_are_placed_unread() -> None:
+    here = picking(model("m"))
+    placed = place(here, arrived(b"\x00\xff" * 400, "/generate"))
+    assert (ask(placed).prompt_tokens, placed.placement.body) == (201, None)
+
+
+def test_a_request_without_a_body_is_placed() -> None:
+    assert first(place(picking(), arrived(path="/v1/models"))) in (address(1), address(2))
+
+
+# ------------------------------------------------------------------------------------------------ what it costs
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "output"),
+    [
+        ("/v1/chat/completions", chat(), DEFAULT_OUTPUT_TOKENS),
+        ("/v1/chat/completions", chat(max_tokens=7), 7),
+        ("/v1/chat/completions", chat(max_tokens=100_000), DEFAULT_OUTPUT_TOKENS),
+        ("/v1/embeddings", b'{"model":"m","input":"x","max_tokens":7}', 0),
+        ("/rerank", b'{"model":"m","query":"x"}', 0),
+        ("/generate", b"x", DEFAULT_OUTPUT_TOKENS),
+    ],
+)
+def test_the_output_is_guessed_by_api_and_bounded_by_the_request(path: str, body: bytes, output: int) -> None:
+    assert ask(place(picking(), arrived(body, path))).output_tokens == output
+
+
+def test_the_prompt_is_its_text_in_tokens_of_four_bytes() -> None:
+    assert ask(place(picking(), arrived(chat(content="x" * 4000)))).prompt_tokens == pytest.approx(1000, abs=3)
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def test_targets_follow_their_weights_and_the_body_names_the_target() -> None:
+    here = picking(model("m", stable=3, canary=1), seed=42)
+    names: Counter[str] = Counter()
+    for _ in range(400):
+        placed = place(here, arrived(chat("m", temperature=0.5)))
+        assert placed.placement.body is not None
+        body = json.loads(placed.placement.body)
+        assert body == {**json.loads(chat("m", temperature=0.5)), "model": body["model"]}
+        assert placed.placement.restore_model == (body["model"], "m")
+        names[body["model"]] += 1
+    assert 250 < names["stable"] < 350 and names.total() == 400
+
+
+def test_a_body_that_has_the_right_name_stays_as_it_is() -> None:
+    """Byte for byte: nothing is gained by writing it anew."""
+    placed = place(picking(model("m", m=1)), arrived(chat("m")))
+    assert (placed.placement.body, placed.placement.restore_model) == (None, None)
+
+
+def test_rules_and_the_rewrite_header_change_the_body_too() -> None:
+    here = picking(rewrite("r", rule("m", ruled=1)))
+    bodies = [
+        place(here, arrived(chat(name), headers={wire.MODEL_REWRITE_HEADER: "header"})).placement.body
+        for name in ("m", "n")
+    ]
+    assert [json.loads(body or b"")["model"] for body in bodies] == ["ruled", "header"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        arrived(chat("m")[:-5], complete=False),
+        arrived(b"audio", "/v1/audio/transcriptions", headers={wire.MODEL_HEADER: "m"}),
+    ],
+    ids=["cut", "opaque"],
+)
+def test_a_body_that_we_do_not_have_whole_is_never_replaced(request_: Arrived) -> None:
+    """Then nothing need be restored in the response either."""
+    placed = place(picking(model("m", other=1)), request_)
+    assert (placed.placement.body, placed.placement.restore_model) == (None, None)
+    assert ask(placed).model == "other"
+
+
+def test_a_body_that_cannot_be_written_anew_is_refused_before_anything_is_reserved() -> None:
+    body = b'{"model":"m","messages":[1],"metadata":%s}' % (b"[" * 500 + b"]" * 500)
+    assert refused(picking(model("m", other=1)), arrived(body)).status == 400
+
+
+def test_another_name_is_an_adapter_only_where_engines_tell_of_adapters() -> None:
+    """Else requests for a renamed base model would crowd where the first of them went."""
+    here = picking(model("m", other=1))
+    assert ask(place(here, arrived(chat("m")))).adapter is None
+    here.says(1, EngineLoad(EngineKind.VLLM, max_adapters=4))
+    assert ask(place(here, arrived(chat("m")))).adapter == "other"
+
+
+def test_only_declared_names_become_labels() -> None:
+    """What clients make up has no end."""
+    here = picking(model("declared", target=1))
+    assert place(here, arrived(chat("declared"))).flight.model == "declared"
+    free = picking()
+    models = {place(free, arrived(chat(f"made-up-{number}"))).flight.model for number in range(5)}
+    assert models == {""}
+
+
+# ------------------------------------------------------------------------------------------------ who may be chosen
+
+BUSY = load(waiting=50, kv_usage=0.99)
+
+
+def busy(*objects: AnyObject) -> Picking:
+    """Engines that are all far past their limits."""
+    here = picking(*objects)
+    for host in (1, 2):
+        here.says(host, BUSY)
+    return here
+
+
+def test_sheddable_requests_are_refused_while_all_is_busy() -> None:
+    here = busy(model("batch", priority=-1), model("chat"))
+    error = refused(here, arrived(chat("batch")))
+    assert isinstance(error, Saturated)
+    assert first(place(here, arrived(chat("chat"))))
+
+
+def test_an_objective_makes_requests_sheddable_or_saves_them() -> None:
+    here = busy(model("m", priority=-1), objective("urgent", 5), objective("background", -5))
+    assert isinstance(refused(here, arrived(chat("m"))), Saturated)
+    placed = place(here, arrived(chat("m"), headers={wire.OBJECTIVE_HEADER: "urgent"}))
+    assert ask(placed).priority == 5
+    here.director.end(placed.flight, 2.0)
+    assert isinstance(refused(here, arrived(chat("m"), headers={wire.OBJECTIVE_HEADER: "background"})), Saturated)
+
+
+def test_sheddable_requests_are_served_where_one_engine_has_room() -> None:
+    here = busy(model("batch", priority=-1))
+    here.says(1, load())
+    here.says(2, load(waiting=6))
+    assert first(place(here, arrived(chat("batch")))) == address(1)
+
+
+def test_only_the_engines_that_are_allowed_count_as_room() -> None:
+    here = picking(model("batch", priority=-1))
+    here.says(2, BUSY)
+    assert isinstance(refused(here, arrived(chat("batch"), subset=[address(2)])), Saturated)
+
+
+@pytest.mark.parametrize(
+    "subset",
+    [[address(2)], ["10.0.0.2"], [address(2), "10.0.0.99:8000"], ["[10.0.0.2]"]],
+    ids=["address", "host", "with an unknown one", "in brackets"],
+)
+def test_only_endpoints_that_the_proxy_allows_are_named(subset: list[str]) -> None:
+    here = picking(engines=3)
+    here.says(2, BUSY)
+    assert place(here, arrived(chat(), subset=subset)).placement.destinations == (address(2),)
+
+
+@pytest.mark.parametrize(
+    ("here", "subset", "told"),
+    [
+        (picking(engines=0), None, "has no endpoints"),
+        (Picking(), None, "no pool"),
+        (picking(), [], "None of the 0 endpoints allowed"),
+        (picking(), ["10.0.0.9:8000"], "None of the 1 endpoints allowed"),
+    ],
+)
+def test_a_request_that_nobody_may_serve_is_told_why(here: Picking, subset: list[str] | None, told: str) -> None:
+    error = refused(here, arrived(chat(), subset=subset))
+    assert isinstance(error, NoEndpoints)
+    assert told in str(error)
+
+
+def test_with_nobody_listening_requests_are_refused() -> None:
+    here = picking()
+    for host in (1, 2):
+        here.ledgers.unreachable(address(host), "refused", 1.0)
+    assert "None of the 2 endpoints of the pool default/llm answers" in str(refused(here, arrived(chat())))
+
+
+def test_nobody_listening_is_no_reason_to_call_it_busy() -> None:
+    """503 tells a client to go elsewhere; 429 to wait."""
+    here = picking(model("batch", priority=-1))
+    for host in (1, 2):
+        here.ledgers.unreachable(address(host), "refused", 1.0)
+    assert refused(here, arrived(chat("batch"))).status == 503
+
+
+# ------------------------------------------------------------------------------------------------ until when
+
+
+def test_a_request_counts_from_its_placement_to_its_end_and_no_longer() -> None:
+    here = picking()
+    placed = [place(here, arrived(chat())) for _ in range(10)]
+    assert here.in_flight() == len(here.director.flights) == 10
+    for one in placed:
+        here.director.end(one.flight, 2.0)
+        here.director.end(one.flight, 3.0)
+    assert here.in_flight() == 0 and not here.director.flights
+
+
+def test_lease_ids_are_unique_within_and_between_pickers() -> None:
+    """Streams outlive a restart of the picker."""
+    ids = [
+        place(here, arrived(chat())).placement.lease for here in (picking(seed=1), picking(seed=2)) for _ in range(50)
+    ]
+    assert len(set(ids)) == 100
+
+
+def test_the_load_goes_where_the_request_was_served() -> None:
+    here = picking()
+    placed = place(here, arrived(chat()))
+    chosen, other = placed.placement.destinations
+    placed.flight.responded(Responded(200, other, None))
+    assert placed.flight.moved
+    counted = {one.endpoint.address: one.requests for one in here.ledgers}
+    assert counted == {chosen: 0, other: 1}
+    here.director.end(placed.flight, 2.0)
+    assert here.in_flight() == 0
+
+
+@pytest.mark.parametrize("served", [None, "10.0.0.99:8000"])
+def test_the_load_stays_where_it_was_sent_if_nobody_known_served_it(served: str | None) -> None:
+    here = picking()
+    placed = place(here, arrived(chat()))
+    placed.flight.responded(Responded(200, served, None))
+    assert not placed.flight.moved and here.in_flight() == 1
+
+
+def test_the_first_byte_is_timed_once() -> None:
+    placed = place(picking(), arrived(chat()), now=1.0)
+    assert placed.flight.first_byte(1.25) == 0.25
+    assert placed.flight.first_byte(2.0) is None
+
+
+def test_an_ended_request_is_told_nothing_more() -> None:
+    here = picking()
+    placed = place(here, arrived(chat()))
+    here.director.end(placed.flight, 2.0)
+    placed.flight.responded(Responded(200, placed.placement.destinations[1], None))
+    assert placed.flight.first_byte(3.0) is None
+    assert (placed.flight.moved, here.in_flight()) == (False, 0)
+
+
+@pytest.mark.parametrize(("status", "learnt"), [(200, True), (503, False)])
+@pytest.mark.parametrize("bytes_seen", [True, False])
+def test_the_index_learns_only_from_requests_that_went_well(status: int, learnt: bool, bytes_seen: bool) -> None:
+    here = picking()
+    placed = place(here, arrived(chat(content=LONG)))
+    placed.flight.responded(Responded(status, None, None))
+    if bytes_seen:
+        placed.flight.first_byte(2.0)
+    here.director.end(placed.flight, 3.0)
+    assert (place(here, arrived(chat(content=LONG))).flight.decision.cached_tokens > 0) is learnt
+
+
+def test_without_a_view_of_responses_the_end_of_a_request_teaches() -> None:
+    here = picking()
+    here.director.end(place(here, arrived(chat(content=LONG))).flight, 2.0)
+    assert place(here, arrived(chat(content=LONG))).flight.decision.cached_tokens > 0
+
+
+def test_a_pool_may_go_while_its_requests_are_in_flight() -> None:
+    here = picking()
+    placed = place(here, arrived(chat()))
+    ledger = placed.flight.first_choice
+    here.serve()
+    with pytest.raises(NoEndpoints):
+        place(here, arrived(chat()))
+    here.director.end(placed.flight, 2.0)
+    assert ledger.requests == 0 and not here.director.flights
+
+
+def test_what_is_placed_is_logged_only_for_those_who_ask(caplog: pytest.LogCaptureFixture) -> None:
+    """Prompts never are."""
+    here = picking()
+    place(here, arrived(chat(content="secret")))
+    assert not caplog.records
+    with caplog.at_level("DEBUG", logger="igw_extproc.director"):
+        placed = place(here, arrived(chat(content="secret")))
+    assert placed.placement.lease in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_equal_seeds_decide_equally() -> None:
+    """No hidden source of chance: what was seen can be replayed."""
+
+    def decisions(seed: int) -> list[tuple[str, ...]]:
+        here = picking(model("m", a=1, b=1), engines=5, seed=seed)
+        rng = random.Random(1)
+        return [place(here, arrived(chat("m", "x" * rng.randrange(2000)))).placement.destinations for _ in range(30)]
+
+    assert decisions(7) == decisions(7) != decisions(8)
