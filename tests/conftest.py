@@ -5,7 +5,6 @@ One loop serves all requests, so a single blocking read, lock or sleep is a dela
 `may_block`. Warnings are errors: see `filterwarnings` in pyproject.toml.
 """
 
-import asyncio
 from collections.abc import Iterator
 
 import blockbuster.blockbuster as implementation
@@ -16,11 +15,6 @@ from hypothesis import settings
 # How long an example takes depends on what else the machine does.
 settings.register_profile("igw", deadline=None)
 settings.load_profile("igw")
-
-
-def pytest_sessionstart() -> None:
-    """Plain tests have no event loop: else looptime's plugin makes one that nobody closes, and a later test pays."""
-    asyncio.set_event_loop(None)
 
 
 class BlockingCalls(list[str]):
