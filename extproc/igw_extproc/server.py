@@ -67,6 +67,7 @@ class Parts:
         self.ledgers.sync(endpoints)
         self.director.refresh()
         self.scraper.sync(endpoints)
+        self.telemetry.keep_endpoints({endpoint.address for endpoint in endpoints})
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -91,7 +91,7 @@ class Responded(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A piece of the response passed. The first one is the first byte."""
+    """A piece of the response passed. The first one is the first byte. Trailers are an empty one that ends it."""
 
     body: bytes
     end_of_stream: bool
@@ -293,8 +293,11 @@ class Exchange:
         return Step(self._response.body(message), notice)
 
     def _response_trailers(self, message: Message) -> Step:
+        passes = PASSES[Part.RESPONSE_TRAILERS]
+        if self.observer:
+            return Step((passes, _FINISH))
         rest = self._response.rest(end_of_stream=False) if self._response is not None else ()
-        return Step((*rest, Reply(Part.RESPONSE_TRAILERS)))
+        return Step((*rest, passes), Chunk(b"", True))
 
 
 def _observed(message: Message, response: Responded) -> Step:

@@ -6,7 +6,7 @@ Prometheus: this module reads their `statistics()`. Every series is listed in `d
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -76,6 +76,14 @@ class Telemetry:
         self.input_tokens: dict[str, Histogram] = {}
         self.faults: Counter[str] = Counter()
         self.open_streams = 0
+
+    def keep_endpoints(self, addresses: Collection[str]) -> None:
+        """Forget the counts of all other endpoints: over months, more come and go than anybody wants as series."""
+        for counter in (self.placed, self.moved):
+            for address in counter.keys() - addresses:
+                del counter[address]
+        for served, code in [key for key in self.responses if key[0] not in addresses]:
+            del self.responses[(served, code)]
 
     def saw_first_byte(self, pool: str, seconds: float) -> None:
         """A first byte passed, `seconds` after the pick."""

@@ -224,7 +224,8 @@ def test_whatever_follows_the_decision_is_answered_once_and_passes(mode: BodyMod
     exchange.place(PLACEMENT)
     for part in (Part.REQUEST_BODY, Part.REQUEST_BODY, Part.REQUEST_TRAILERS, Part.RESPONSE_BODY, Part.RESPONSE_BODY):
         assert exchange.receive(message(part, b"more")).outputs == (PASSES[part],)
-    assert exchange.receive(message(Part.RESPONSE_TRAILERS)).outputs == (PASSES[Part.RESPONSE_TRAILERS],)
+    step = exchange.receive(message(Part.RESPONSE_TRAILERS))
+    assert step == Step((PASSES[Part.RESPONSE_TRAILERS],), Chunk(b"", True)), "trailers end a response too"
 
 
 # ------------------------------------------------------------------------------------------------ one message
@@ -476,6 +477,13 @@ def test_the_filter_shows_the_headers_and_the_first_chunk_and_is_let_go() -> Non
     assert step == Step((PASSES[Part.RESPONSE_HEADERS],), Responded(200, "10.0.0.2:8000", "lease-1"))
     step = exchange.receive(response_body(b"data"))
     assert step == Step((PASSES[Part.RESPONSE_BODY], Finish()), Chunk(b"data", False))
+
+
+def test_the_filter_is_let_go_at_trailers_and_they_are_no_first_byte() -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(observed())
+    step = exchange.receive(message(Part.RESPONSE_TRAILERS))
+    assert step == Step((PASSES[Part.RESPONSE_TRAILERS], Finish()))
 
 
 def test_the_lease_may_come_as_an_attribute_of_the_request() -> None:
