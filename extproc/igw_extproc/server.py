@@ -20,9 +20,9 @@ from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
-from igw_extproc.inflight import Ledgers
+from igw_extproc.inflight import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
-from igw_extproc.scraper import Scraper
+from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources import files
 from igw_extproc.transport import Methods
@@ -131,10 +131,10 @@ class _Snapshots:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def endpoints(self) -> Sequence[Any]:
+    def endpoints(self) -> Sequence[LedgerStatistics]:
         return self._parts.ledgers.statistics()
 
-    def scraper(self) -> Any:
+    def scraper(self) -> ScraperStatistics:
         return self._parts.scraper.statistics()
 
     def prefix_entries(self) -> int:

@@ -6,14 +6,16 @@ Prometheus: this module reads their `statistics()`. Every series is listed in `d
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
+from igw_extproc.scraper import ScraperStatistics
 
 # Placement is tens of microseconds of work; above 10 ms something is wrong.
 PLACEMENT_BOUNDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)
@@ -49,16 +51,6 @@ class Histogram:
     def sum(self) -> float:
         """The sum of all values."""
         return self._sum
-
-
-class EndpointStatistics(Protocol):
-    """What `inflight` tells of one endpoint."""
-
-    address: str
-    available: bool
-    requests: int
-    kv_tokens: float
-    queued: float
 
 
 class Telemetry:
@@ -106,8 +98,8 @@ class Telemetry:
 class Sources(Protocol):
     """Where the rest of the exported numbers comes from; each a frozen snapshot."""
 
-    def endpoints(self) -> Sequence[Any]: ...
-    def scraper(self) -> Any: ...
+    def endpoints(self) -> Sequence[LedgerStatistics]: ...
+    def scraper(self) -> ScraperStatistics: ...
     def prefix_entries(self) -> int: ...
 
 
@@ -189,7 +181,7 @@ class PickerCollector(Collector):
         )
 
 
-_ENDPOINT_GAUGES: tuple[tuple[str, str, Any], ...] = (
+_ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ...] = (
     ("available", "1 if the endpoint may be chosen.", lambda row: row.available),
     ("in_flight_requests", "Requests placed there that have not ended.", lambda row: row.requests),
     (
