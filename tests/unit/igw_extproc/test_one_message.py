@@ -29,7 +29,9 @@ def requests(draw: st.DrawFn) -> pb.ProcessingRequest:
         for name, value in draw(st.dictionaries(NAMES, TEXTS, max_size=4)).items():
             request.attributes[filter_name].fields[name].string_value = value
     if draw(st.booleans()):
-        request.protocol_config.request_body_mode = draw(st.sampled_from([pb.NONE, pb.STREAMED, pb.BUFFERED, pb.BUFFERED_PARTIAL]))
+        request.protocol_config.request_body_mode = draw(
+            st.sampled_from([pb.NONE, pb.STREAMED, pb.BUFFERED, pb.BUFFERED_PARTIAL])
+        )
     if draw(st.booleans()):
         fields = request.metadata_context.filter_metadata["envoy.lb"].fields
         fields["x-igw-lease"].string_value = draw(TEXTS)
