@@ -7,9 +7,11 @@ goes on. Watches by the operating system's notices, so a change arrives in well 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from watchfiles import Change, awatch
+from watchfiles import awatch
 
 from igw_api import manifests
 from igw_api.objectset import NotADump, ObjectSet
@@ -18,6 +20,9 @@ from igw_extproc.datastore import Datastore
 
 log = logging.getLogger(__name__)
 
+# Not every file system gives notice, nor does a change just before the watch began: look again this often.
+_LOOK_ANYWAY_MS: Final = 1000
+_Stamps = dict[Path, tuple[int, int, int]]
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -42,21 +47,47 @@ def load(paths: Sequence[Path]) -> ObjectSet:
 
 
 async def watch(paths: Sequence[Path], datastore: Datastore, stop: asyncio.Event) -> None:
-    """Keep `datastore` equal to `paths` until `stop`. The first load is the caller's."""
-    folders = {path if path.is_dir() else path.parent for path in paths}
-    shown = {str(path) for path in paths if not path.is_dir()}
+    """Keep `datastore` equal to `paths` until `stop`. The first load is the caller's, and is checked soon."""
+    folders = await asyncio.to_thread(_folders, paths)
+    known: _Stamps = {}
+    async for _ in awatch(
+        *folders,
+        watch_filter=None,
+        stop_event=stop,
+        debounce=100,
+        step=20,
+        recursive=False,
+        rust_timeout=_LOOK_ANYWAY_MS,
+        yield_on_timeout=True,
+    ):
+        stamps = await asyncio.to_thread(_stamps, paths)
+        if stamps != known:
+            known = stamps
+            await _reload(paths, datastore)
 
-    def ours(_: Change, path: str) -> bool:
-        return path in shown or (path.endswith(_SUFFIXES) and Path(path).parent in folders)
 
-    async for _ in awatch(*folders, watch_filter=ours, stop_event=stop, debounce=100, step=20, recursive=False):
-        try:
-            objects = await asyncio.to_thread(load, paths)
-        except (OSError, BadObjects) as error:
-            log.error("objects not loaded, the last good ones stay reason=%s", error)
-            continue
-        datastore.replace(objects)
-        log.info("objects loaded pools=%d members=%d", len(objects.pools), len(objects.members))
+async def _reload(paths: Sequence[Path], datastore: Datastore) -> None:
+    try:
+        objects = await asyncio.to_thread(load, paths)
+    except (OSError, BadObjects) as error:
+        log.error("objects not loaded, the last good ones stay reason=%s", error)
+        return
+    datastore.replace(objects)
+    log.info("objects loaded pools=%d members=%d", len(objects.pools), len(objects.members))
+
+
+def _folders(paths: Sequence[Path]) -> set[Path]:
+    return {path if path.is_dir() else path.parent for path in paths}
+
+
+def _stamps(paths: Sequence[Path]) -> _Stamps:
+    """What tells one version of the files from another."""
+    stamps: _Stamps = {}
+    for path in _files(paths):
+        with suppress(OSError):  # it went between two looks: that is a change as well
+            told = path.stat()
+            stamps[path] = (told.st_mtime_ns, told.st_size, told.st_ino)
+    return stamps
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
