@@ -49,7 +49,7 @@ def load(paths: Sequence[Path]) -> ObjectSet:
 async def watch(paths: Sequence[Path], datastore: Datastore, stop: asyncio.Event) -> None:
     """Keep `datastore` equal to `paths` until `stop`. The first load is the caller's, and is checked soon."""
     folders = await asyncio.to_thread(_folders, paths)
-    known: _Stamps = {}
+    known: _Stamps | None = None
     async for _ in awatch(
         *folders,
         watch_filter=None,

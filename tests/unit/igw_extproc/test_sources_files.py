@@ -131,6 +131,25 @@ async def test_what_changed_before_the_watch_began_is_seen_as_well(tmp_path: Pat
         await here.serves("early")
 
 
+async def test_what_was_removed_before_the_watch_began_is_not_served(tmp_path: Path) -> None:
+    async with watched(tmp_path) as here:
+        here.datastore.replace(ObjectSet.of([pool("gone")]))
+        await here.serves()
+
+
+async def test_a_folder_that_is_replaced_as_a_whole_is_followed(tmp_path: Path) -> None:
+    """The system's notices are about the old one."""
+    folder, new = tmp_path / "objects", tmp_path / "new"
+    for place, name in ((folder, "old"), (new, "new")):
+        place.mkdir()
+        (place / "a.yaml").write_text(pool_text(name))
+    async with watched(folder) as here:
+        await here.serves("old")
+        folder.rename(tmp_path / "old")
+        new.rename(folder)
+        await here.serves("new")
+
+
 async def test_files_that_come_change_and_go_are_followed(tmp_path: Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text(pool_text("a"))
