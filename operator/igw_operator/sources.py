@@ -3,8 +3,9 @@
 Used by `standalone`. Only reads; the meaning of a text is `igw_api.manifests`' business.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from watchfiles import awatch
@@ -67,31 +68,37 @@ class Manifests:
         Several changes at once are one. Directories are watched, not files: editors and ConfigMap mounts replace files
         by renaming.
         """
-        step = max(1, int(debounce * 1000))
         while True:
-            watched = self._watched()
-            standing = False
-            # Timeouts: the first says that the watch stands, since what changed before would else never be seen; each
-            # one is a look for directories that were replaced, whose watch went with the old ones.
-            changes = awatch(
-                *watched,
-                watch_filter=None,
-                recursive=False,
-                step=step,
-                debounce=10 * step,
-                rust_timeout=FIRST_LOOK,
-                yield_on_timeout=True,
-            )
-            async with aclosing(changes):
-                async for found in changes:
-                    if found or not standing:
-                        standing = True
-                        yield
-                    if self._watched() != watched:
-                        break
+            with suppress(OSError):  # a directory that went away between two looks
+                async for _ in self._changes_until_replaced(max(1, int(debounce * 1000))):
+                    yield
+            await asyncio.sleep(FIRST_LOOK / 1000)
+
+    async def _changes_until_replaced(self, step: int) -> AsyncIterator[None]:
+        """The same, until one of the directories is another than at the beginning. Raises OSError."""
+        watched = self._watched()
+        standing = False
+        # Timeouts: the first says that the watch stands, since what changed before would else never be seen; each one
+        # is a look for directories that were replaced, whose watch went with the old ones.
+        changes = awatch(
+            *watched,
+            watch_filter=None,
+            recursive=False,
+            step=step,
+            debounce=10 * step,
+            rust_timeout=FIRST_LOOK,
+            yield_on_timeout=True,
+        )
+        async with aclosing(changes):
+            async for found in changes:
+                if found or not standing:
+                    standing = True
+                    yield
+                if self._watched() != watched:
+                    return
 
     def _watched(self) -> dict[Path, tuple[int, int]]:
-        """The directories to watch, each with what tells it from another of that name."""
+        """The directories to watch, each with what tells it from another of that name. Raises OSError."""
         found: dict[Path, tuple[int, int]] = {}
         for path in self._paths:
             directory = next(one for one in (path, *path.parents) if one.is_dir())
