@@ -453,6 +453,7 @@ async def test_an_empty_pool_serves_within_two_seconds_of_its_first_endpoint(gat
     manifests = write_users_manifests(tmp_path / "manifests", [])
     async with running_up(manifests, tmp_path / "state") as up:
         apart = gateway._replace(up=up)
+        await up.line("EndpointsNotFound: no ready endpoint has the labels app=vllm-llama2-7b-pool")
 
         async def says(wanted: int) -> bool:
             found = await answers(apart, Case("", 0, "", HELLO))
