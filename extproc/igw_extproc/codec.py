@@ -49,7 +49,7 @@ def decode(data: bytes) -> Message:
 def _beside(data: bytes, parts: dict[int, tuple[int, int]]) -> tuple[Any, ...]:
     """Attributes, modes and metadata, in the order of Message's fields."""
     found = parts.get(one_message.ATTRIBUTES)
-    attributes = _parsed_attributes(data[found[0] : found[1]]) if found else {}
+    attributes = _told(data[found[0] : found[1]]) if found else {}
     found = parts.get(one_message.PROTOCOL_CONFIG)
     modes = _modes(data[found[0] : found[1]]) if found else _NO_MODES
     found = parts.get(one_message.METADATA)
@@ -209,11 +209,21 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
     return found
 
 
-# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths only miss the cache.
-@lru_cache(1024)
+# Bytes. Ours are about 200; a client that makes paths up, of any length, must not fill the memory with them.
+_FEW_ATTRIBUTES = 2048
+
+
+def _told(entry: bytes) -> Mapping[str, str]:
+    return _remembered(entry) if len(entry) <= _FEW_ATTRIBUTES else _parsed_attributes(entry)
+
+
 def _parsed_attributes(entry: bytes) -> Mapping[str, str]:
     """The same from one entry of the map of attributes."""
     return _attributes(_parse(pb.ProcessingRequest, one_message.field(9, entry)))
+
+
+# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths only miss the cache.
+_remembered = lru_cache(1024)(_parsed_attributes)
 
 
 # Our own Envoy shows two headers of a response, mostly the same two. Longer lists are not worth keeping.

@@ -162,24 +162,29 @@ def outcome(read: Callable[[bytes], Message], data: bytes) -> Message | None:
         return None
 
 
+def _common() -> list[bytes]:
+    """What the short way is for, and what only looks like it."""
+    request_ = request(Part.REQUEST_BODY, {}, b"{}", True, (BodyMode.BUFFERED, BodyMode.NONE), {"a": "b", "c": 1.0})
+    response = request(Part.RESPONSE_HEADERS, {":status": "200", "A": "b"}, modes=(BodyMode.NONE, BodyMode.STREAMED))
+    for one in (request_, response):
+        one.metadata_context.filter_metadata[LB].update({wire.LEASE_HEADER: "a-1"})
+    other = request(Part.REQUEST_HEADERS, {"a": "b"}, b"", True, (BodyMode.NONE, BodyMode.NONE), {"a": "b"})
+    both, headers = request_.SerializeToString(), response.SerializeToString()
+    end_before_body = b"\x22\x06\x10\x01\x0a\x02{}"
+    two_parts = b"".join(request(part).SerializeToString() for part in (Part.REQUEST_BODY, Part.RESPONSE_HEADERS))
+    return [both, headers, other.SerializeToString(), headers + headers, two_parts, end_before_body]
+
+
 @given(
-    base=st.sampled_from(
-        [
-            request(Part.REQUEST_BODY, {}, b"{}", True, (BodyMode.BUFFERED, BodyMode.NONE), {"a": "b", "c": 1.0}),
-            request(Part.REQUEST_HEADERS, {"a": "b"}, b"", True, (BodyMode.NONE, BodyMode.NONE), {"a": "b"}),
-            request(Part.RESPONSE_HEADERS, {":status": "200"}),
-        ]
-    ),
+    base=st.sampled_from(_common()),
     damage=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=3),
     cut=st.integers(0, 200),
 )
-def test_a_damaged_message_is_read_otherwise_or_malformed(
-    base: pb.ProcessingRequest, damage: list[tuple[int, int]], cut: int
-) -> None:
-    data = bytearray(base.SerializeToString())
+def test_a_damaged_message_is_read_otherwise_or_malformed(base: bytes, damage: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(base)
     for at, value in damage:
         data[at % len(data)] = value
-    for damaged in (bytes(data), bytes(data[: cut % len(data)])):
+    for damaged in (base, bytes(data), bytes(data[: cut % len(data)])):
         assert outcome(decode, damaged) == outcome(codec._decode, damaged), "both ways of reading agree on this as well"
 
 
@@ -260,6 +265,16 @@ def test_attributes_under_any_filters_name_are_taken() -> None:
     made = request(Part.REQUEST_BODY)
     made.attributes["envoy.filters.http.ext_proc/policy/0"].update({"request.path": "/v1"})
     assert decode(made.SerializeToString()).attributes == {"request.path": "/v1"}
+
+
+def test_long_attributes_are_read_but_not_remembered() -> None:
+    """Clients choose their paths: 64 KiB each of them, and as many as they like."""
+    before = codec._remembered.cache_info().currsize
+    for number in range(3):
+        path = f"/{number}" + "x" * 10_000
+        made = request(Part.REQUEST_BODY, body=b"{}", attributes={"request.path": path})
+        assert decode(made.SerializeToString()).attributes == {"request.path": path}
+    assert codec._remembered.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(
