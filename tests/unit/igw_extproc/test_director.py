@@ -84,6 +84,16 @@ def test_a_change_of_policy_or_endpoints_keeps_what_was_learnt() -> None:
     assert len(set(turns)) == 3, "the other policy was in force meanwhile"
 
 
+def test_taking_turns_goes_on_through_changes_of_the_objects() -> None:
+    """Else every change would send the next requests to the same first endpoint."""
+    here = picking(policy("round-robin"), engines=3)
+    chosen = []
+    for _ in range(3):
+        chosen.append(first(place(here, arrived(chat()))))
+        here.serve(pool(), *members(3), policy("round-robin"))
+    assert len(set(chosen)) == 3
+
+
 def test_the_route_tells_the_pool() -> None:
     here = Picking(pool("a"), pool("b"), member(1, "a"), member(2, "b"))
     assert refused(here, arrived(chat(), route="default/c")).status == 503

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -185,6 +185,7 @@ def test_any_text_survives_as_a_label(text: str) -> None:
 
 
 @given(values=st.lists(st.floats(0, 1e4), max_size=30))
+@example(values=[0.1, 1.0, 10.0])
 def test_a_histogram_counts_each_value_up_to_and_including_its_bound(values: list[float]) -> None:
     histogram = Histogram((0.1, 1.0, 10.0))
     for one in values:
