@@ -6,7 +6,7 @@ Pure, and the same for both planes: the operator tells the losers, the picker se
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from igw_api.objects import AttachTo, Key, Model, Objective, Policy, Pool, Rewrite, RewriteRule
+from igw_api.objects import AttachTo, Key, Model, Objective, Policy, Pool, Rewrite, RewriteRule, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Attachments:
     losers: Mapping[Key, Pool]
 
 
-def age(item: Model | Objective | Policy | Pool | Rewrite) -> tuple[float, Key]:
+def age(item: Model | Objective | Policy | Pool | Rewrite | Route) -> tuple[float, Key]:
     """Sort key: the oldest first, ties by namespace and name, so that the order of arrival never matters."""
     return item.created, item.key
 

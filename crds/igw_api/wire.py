@@ -17,10 +17,8 @@ SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
 
 # Client -> picker.
 OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
-FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
 MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
 MODEL_HEADER: Final = "x-gateway-model-name"
-REQUEST_ID_HEADER: Final = "x-request-id"
 
 # Picker -> client.
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
@@ -50,4 +48,3 @@ ACTIVE_PORTS_ANNOTATION: Final = "inference.networking.k8s.io/active-ports"
 ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
 METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"
-ROLE_LABEL: Final = "inferencegateway.io/role"

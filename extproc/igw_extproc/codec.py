@@ -1,6 +1,6 @@
 """ext_proc protobuf <-> the stream's values. Protobuf stops here: nothing else imports `igw_protos`.
 
-Called by `conversation` for every message. The common case, one request body in and its placement out, goes through
+Called by `conversation` for every message. What our own Envoy's two filters say to every request goes through
 `one_message`, which does the same without protobuf's runtime.
 """
 
@@ -95,11 +95,8 @@ def encode(reply: Reply | Immediate) -> bytes:
     if reply.part is Part.REQUEST_BODY and not reply.set_headers and reply.body is None and len(reply.metadata) == 2:
         destinations, lease = reply.metadata.get(wire.DESTINATION_HEADER), reply.metadata.get(wire.LEASE_HEADER)
         if isinstance(destinations, str) and isinstance(lease, str):
-            return _body_reply(destinations, lease)
+            return one_message.body_reply(destinations, lease)
     return _encode(reply)
-
-
-_body_reply = one_message.writer(wire.LB_NAMESPACE, wire.DESTINATION_HEADER, wire.LEASE_HEADER)
 
 
 def _encode(reply: Reply) -> bytes:

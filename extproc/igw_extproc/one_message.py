@@ -6,8 +6,9 @@ response headers) are looked up by their bytes, and the answer is put together f
 like the common case is left to protobuf. A test holds both ways to the same results.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
+
+from igw_api import wire
 
 # Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
 RESPONSE_HEADERS = 3 << 3 | 2
@@ -81,15 +82,13 @@ def _entry(key: str, value: str) -> bytes:
     return field(1, field(1, key.encode()) + field(2, field(3, value.encode())))
 
 
-def writer(namespace: str, remembered_key: str, fresh_key: str) -> Callable[[str, str], bytes]:
-    """A `body_reply` for those two names in that namespace. Values of `remembered_key` come again and again."""
-    name = field(1, namespace.encode())
-    fresh = field(1, fresh_key.encode())
-    passes = field(3, field(1, b""))  # request_body: an empty CommonResponse
+_LB = field(1, wire.LB_NAMESPACE.encode())
+_LEASE = field(1, wire.LEASE_HEADER.encode())
+_PASSES = field(3, field(1, b""))  # request_body: an empty CommonResponse
 
-    def body_reply(remembered_value: str, fresh_value: str) -> bytes:
-        """A ProcessingResponse that lets the request body pass and carries both texts as dynamic metadata."""
-        entries = _entry(remembered_key, remembered_value) + field(1, fresh + field(2, field(3, fresh_value.encode())))
-        return passes + field(8, field(1, name + field(2, field(5, entries))))
 
-    return body_reply
+def body_reply(destinations: str, lease: str) -> bytes:
+    """A ProcessingResponse that lets the request body pass and carries both texts as dynamic metadata."""
+    # Destinations come again and again; a lease is told once.
+    entries = _entry(wire.DESTINATION_HEADER, destinations) + field(1, _LEASE + field(2, field(3, lease.encode())))
+    return _PASSES + field(8, field(1, _LB + field(2, field(5, entries))))

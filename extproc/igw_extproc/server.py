@@ -151,9 +151,8 @@ async def _serve_metrics(parts: Parts, settings: Settings) -> tuple[web.AppRunne
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthy(_: web.Request) -> web.Response:
-        return web.Response(
-            status=200 if parts.picker.ready() else 503, text="ready\n" if parts.picker.ready() else "not ready\n"
-        )
+        ready = parts.picker.ready()
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -132,7 +132,7 @@ class PrefixIndex:
             if not waiting:
                 self._entries += 1
                 holders[digest] = holders.get(digest, 0) | bit
-        return PrefixExpectation(self, holdings, slot, prefix, fresh)
+        return PrefixExpectation(self, holdings, prefix, fresh)
 
     def forget(self, slot: int) -> None:
         """The endpoint restarted or left: it holds nothing, and what is still expected of it no longer counts."""
@@ -223,12 +223,11 @@ class PrefixIndex:
 class PrefixExpectation:
     """What the index believes of one endpoint because of one lease; settled once, by whichever call is first."""
 
-    __slots__ = ("_fresh", "_holdings", "_index", "_open", "_prefix", "_slot")
+    __slots__ = ("_fresh", "_holdings", "_index", "_open", "_prefix")
 
-    def __init__(self, index: PrefixIndex, holdings: _Holdings, slot: int, prefix: Prefix, fresh: list[int]) -> None:
+    def __init__(self, index: PrefixIndex, holdings: _Holdings, prefix: Prefix, fresh: list[int]) -> None:
         self._index = index
         self._holdings = holdings
-        self._slot = slot
         self._prefix = prefix
         self._fresh = fresh
         self._open = True

@@ -21,6 +21,7 @@ from igw_api.objects import (
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
+from igw_api.resolution import age
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.backends import Catalog, pool_cluster
 from igw_operator.plan.model import (
@@ -62,18 +63,14 @@ def build_plan(objects: ObjectSet, *, first_byte: bool = True) -> tuple[GatewayP
         gateways=objects.gateways,
         first_byte=first_byte,
     )
-    pools = sorted(objects.pools.values(), key=_age)
+    pools = sorted(objects.pools.values(), key=age)
     _attach_pools(draft, pools)
-    for route in sorted(objects.routes.values(), key=_age):
+    for route in sorted(objects.routes.values(), key=age):
         _attach_route(draft, route)
     _check_pools(draft, pools)
     clusters = tuple(draft.clusters[name] for name in sorted(draft.clusters))
     plan = GatewayPlan(listeners=tuple(_listeners(draft)), clusters=clusters)
     return plan, tuple(sorted(draft.conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
-
-
-def _age(item: Pool | Route) -> tuple[float, Key]:
-    return item.created, item.key
 
 
 def _attach_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
