@@ -246,6 +246,18 @@ class Route:
     created: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Where one route of the proxy may lead: `pools`, the default first. Derived by the operator, read by the picker.
+
+    Several pools share a route when one port serves them all: the model in the body decides. `announce`: the answer
+    must name the pool chosen, because the proxy routes once more by it.
+    """
+
+    pools: tuple[Key, ...]
+    announce: bool = False
+
+
 AnyObject = Pool | Model | Objective | Rewrite | Policy | Member | Service | GatewayClass | Gateway | Route
 
 

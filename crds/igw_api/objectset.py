@@ -16,6 +16,7 @@ from igw_api.objects import (
     Gateway,
     GatewayClass,
     Key,
+    Lead,
     Member,
     Model,
     Objective,
@@ -35,7 +36,10 @@ class NotADump(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ObjectSet:
-    """Objects by type and key. Each mapping is in key order, so that equal sets are equal when written."""
+    """Objects by type and key. Each mapping is in key order, so that equal sets are equal when written.
+
+    `leads` is by the proxy's name of a route. A route that is not in it leads to the pool of its name.
+    """
 
     pools: Mapping[Key, Pool] = field(default_factory=dict)
     models: Mapping[Key, Model] = field(default_factory=dict)
@@ -47,22 +51,26 @@ class ObjectSet:
     gateway_classes: Mapping[Key, GatewayClass] = field(default_factory=dict)
     gateways: Mapping[Key, Gateway] = field(default_factory=dict)
     routes: Mapping[Key, Route] = field(default_factory=dict)
+    leads: Mapping[str, Lead] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, objects: Iterable[AnyObject]) -> "ObjectSet":
+    def of(cls, objects: Iterable[AnyObject], leads: Mapping[str, Lead] | None = None) -> "ObjectSet":
         """The set of `objects`. Of two with one type and key the later stays."""
         groups: dict[str, dict[Key, Any]] = {name: {} for name in _GROUPS.values()}
         for one in objects:
             groups[_GROUPS[type(one)]][one.key] = one
-        return cls(**{name: dict(sorted(group.items())) for name, group in groups.items()})
+        return cls(
+            **{name: dict(sorted(group.items())) for name, group in groups.items()},
+            leads=dict(sorted((leads or {}).items())),
+        )
 
     def merge(self, other: "ObjectSet") -> "ObjectSet":
         """Both sets' objects. Where both have one of the same type and key, `other`'s stays."""
-        return ObjectSet.of([*self.objects(), *other.objects()])
+        return ObjectSet.of([*self.objects(), *other.objects()], {**self.leads, **other.leads})
 
     def objects(self) -> list[AnyObject]:
         """All objects, type by type, in key order."""
-        return [one for group in fields(self) for one in getattr(self, group.name).values()]
+        return [one for name in _GROUPS.values() for one in getattr(self, name).values()]
 
 
 _GROUPS: Final[Mapping[type[AnyObject], str]] = {
@@ -94,6 +102,7 @@ class _File:
     gateway_classes: tuple[GatewayClass, ...]
     gateways: tuple[Gateway, ...]
     routes: tuple[Route, ...]
+    leads: dict[str, Lead] = field(default_factory=dict)
 
     def objects(self) -> list[AnyObject]:
         return [one for name in _GROUPS.values() for one in getattr(self, name)]
@@ -105,7 +114,8 @@ _FILE: Final = TypeAdapter(_File)
 def dump(objects: ObjectSet) -> bytes:
     """The set as JSON. Equal sets give equal bytes, whatever order they were collected in."""
     groups = {name: [_plain(one) for one in getattr(objects, name).values()] for name in _GROUPS.values()}
-    return json.dumps({"version": FORMAT_VERSION, **groups}, sort_keys=True, allow_nan=False).encode()
+    written = {"version": FORMAT_VERSION, **groups, "leads": _plain(objects.leads)}
+    return json.dumps(written, sort_keys=True, allow_nan=False).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -126,4 +136,4 @@ def load(data: bytes) -> ObjectSet:
         raise NotADump(f"not a dump of objects: {error.errors()[0]['msg']}") from error
     if file.version != FORMAT_VERSION:
         raise NotADump(f"objects are in format {file.version}; this program reads {FORMAT_VERSION}")
-    return ObjectSet.of(file.objects())
+    return ObjectSet.of(file.objects(), file.leads)
