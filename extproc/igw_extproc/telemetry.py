@@ -165,6 +165,16 @@ class PickerCollector(Collector):
             for row in rows:
                 family.add_metric((row.address,), float(value(row)))
             yield family
+        # Apart from `available`: an endpoint that was never asked is neither.
+        unreachable = GaugeMetricFamily(
+            "igw_picker_endpoint_unreachable",
+            "1 while the engine gives no answer, and why.",
+            labels=("endpoint", "reason"),
+        )
+        for row in rows:
+            if row.unreachable_reason is not None:
+                unreachable.add_metric((row.address, row.unreachable_reason), 1.0)
+        yield unreachable
 
     def _inner_families(self) -> Iterable[Metric]:
         streams = self._telemetry.open_streams
@@ -182,7 +192,11 @@ class PickerCollector(Collector):
 
 
 _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ...] = (
-    ("available", "1 if the endpoint may be chosen.", lambda row: row.available),
+    (
+        "available",
+        "1 if the engine answered its last scrape. While none did, those never asked are chosen too.",
+        lambda row: row.available,
+    ),
     ("in_flight_requests", "Requests placed there that have not ended.", lambda row: row.requests),
     (
         "queued_requests",

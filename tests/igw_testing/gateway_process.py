@@ -201,11 +201,10 @@ class Gateway:
         await until(all_there, 10, self.picker_log)
 
     async def misses(self, address: str, within: float) -> None:
-        """Wait until this one is not available any more."""
+        """Wait until the picker has found this one unreachable."""
 
         async def gone() -> bool:
-            found = await self.numbers("igw_picker_endpoint_available")
-            return found.get(address) == 0.0
+            return address in await self.numbers("igw_picker_endpoint_unreachable")
 
         await until(gone, within, self.picker_log)
 

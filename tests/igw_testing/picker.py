@@ -116,13 +116,12 @@ class PickerProcess:
         return await self.sample("igw_picker_endpoint_in_flight_requests", endpoint=engine.address)
 
     async def sees(self, *engines: EngineStub, available: bool = True) -> None:
-        """Wait until the picker counts these engines as available, or as not."""
+        """Wait until the picker counts these engines as available, or has found them unreachable."""
 
         async def all_seen() -> bool:
             _, text = await self.get("/metrics")
-            wanted = float(available)
-            lines = [f'igw_picker_endpoint_available{{endpoint="{one.address}"}} {wanted}' for one in engines]
-            return all(line in text for line in lines)
+            told = 'available{endpoint="%s"} 1.0' if available else 'unreachable{endpoint="%s",reason='
+            return all(f"igw_picker_endpoint_{told % one.address}" in text for one in engines)
 
         await eventually(all_seen, f"available={available}: {[one.address for one in engines]}\n{self.log.read_text()}")
 

@@ -88,7 +88,8 @@ async def test_a_stream_that_ends_before_its_request_is_whole_leaves_nothing_beh
             await stream.send(request_headers(), request_body(b"{", end=False))
 
         async def closed() -> bool:
-            return await shared.sample("igw_picker_open_streams") == open_before
+            # A stream of an earlier test may have been counted that was about to end.
+            return await shared.sample("igw_picker_open_streams") <= open_before
 
         await eventually(closed, "both streams are gone")
         await counts(served, 0)

@@ -18,7 +18,7 @@ from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.telemetry import FIRST_BYTE_BOUNDS, PLACEMENT_BOUNDS, TOKEN_BOUNDS, Histogram, Telemetry
-from igw_testing.builders import Picking, address, arrived, chat, load, members, pool
+from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, members, pool
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 ROW = re.compile(
@@ -90,7 +90,9 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
         for row in ROW.finditer(PAGE.read_text())
     }
     shown = {}
-    for family in telemetry.registry(full(), parts()).collect():
+    here = parts()
+    here.picking.ledgers.unreachable(address(2), "refused", 1.0)
+    for family in telemetry.registry(full(), here).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
         assert family.samples, f"{name} shows nothing, so its labels cannot be checked"
@@ -147,11 +149,22 @@ def test_endpoints_scrapes_and_prefixes_are_read_at_the_moment_of_the_scrape() -
     after = exported(registry)
     name = "igw_picker_endpoint_available"
     assert [value(shown, name, endpoint=address(2)) for shown in (before, after)] == [1, 0]
+    unreachable = [key for key in after if key[0] == "igw_picker_endpoint_unreachable"]
+    assert unreachable == [(unreachable[0][0], (("endpoint", address(2)), ("reason", "refused")))]
     assert value(after, "igw_picker_endpoint_in_flight_requests", endpoint=address(1)) == 1
     assert value(after, "igw_picker_endpoint_queued_requests", endpoint=address(1)) == 4
     assert value(after, "igw_picker_endpoint_kv_tokens", endpoint=address(1)) > 500
     assert value(after, "igw_picker_prefix_index_entries") > value(before, "igw_picker_prefix_index_entries") == 0
     assert [value(after, "igw_picker_scrapes_total", result=result) for result in ("ok", "failed")] == [0, 0]
+
+
+def test_an_endpoint_that_was_never_asked_is_neither_available_nor_unreachable() -> None:
+    """Who waits for a verdict must be able to tell that there is none yet."""
+    here = parts(0)
+    here.picking.ledgers.sync([endpoint(1)])
+    samples = exported(telemetry.registry(Telemetry(), here))
+    assert value(samples, "igw_picker_endpoint_available", endpoint=address(1)) == 0
+    assert not [key for key in samples if key[0] == "igw_picker_endpoint_unreachable"]
 
 
 def test_a_picker_that_has_seen_nothing_exports_no_nonsense() -> None:
