@@ -15,12 +15,13 @@ from pydantic import BaseModel
 
 from igw_api.kinds import KINDS
 from igw_api.meta import K8S_GROUP, LLM_D_GROUP, OWN_GROUP, X_K8S_GROUP, ApiObject
-from igw_api.status import AlphaPoolStatus, ConditionsStatus, PoolStatus
+from igw_api.status import AlphaPoolStatus, ConditionsStatus, PolicyStatus, PoolStatus
 from igw_api.structural import Schema, structural
 
 Column = tuple[str, str, str]  # name, type, JSON path
 _AGE: Final[Column] = ("Age", "date", ".metadata.creationTimestamp")
-_POOL: Final[Column] = ("Inference Pool", "string", ".spec.poolRef.name")
+_POOL: Final[Column] = ("Pool", "string", ".spec.poolRef.name")
+_ACCEPTED: Final[Column] = ("Accepted", "string", ".status.conditions[?(@.type=='Accepted')].status")
 
 HEADER: Final = "# Written by `python -m igw_api.crdgen` from the models in crds/igw_api. Do not edit.\n"
 # The API server lets nobody define kinds in *.k8s.io without saying whether the community approved the definition.
@@ -50,18 +51,25 @@ class Definition:
         return f"{self.resource}.{self.group}"
 
 
-def _picker(field: str) -> Column:
-    return ("Picker", "string", f".spec.{field}.name")
+def _pool_columns(parents: str) -> tuple[Column, ...]:
+    # The API server prints one value for a path: of several Gateways, the first one's.
+    return (
+        ("Policy", "string", ".status.policy"),
+        ("Ready", "integer", ".status.endpoints.ready"),
+        ("Endpoints", "integer", ".status.endpoints.total"),
+        ("Models", "integer", ".status.models"),
+        ("Accepted", "string", f".status.{parents}[*].conditions[?(@.type=='Accepted')].status"),
+    )
 
 
 DEFINITIONS: Final = (
-    Definition(K8S_GROUP, "InferencePool", ("v1",), PoolStatus, (_picker("endpointPickerRef"),), ("infpool",)),
+    Definition(K8S_GROUP, "InferencePool", ("v1",), PoolStatus, _pool_columns("parents"), ("infpool",)),
     Definition(
         X_K8S_GROUP,
         "InferencePool",
         ("v1alpha2", "v1alpha1"),
         AlphaPoolStatus,
-        (_picker("extensionRef"),),
+        _pool_columns("parent"),
         ("xinfpool",),
     ),
     Definition(
@@ -73,7 +81,7 @@ DEFINITIONS: Final = (
             ("Model Name", "string", ".spec.modelName"),
             _POOL,
             ("Criticality", "string", ".spec.criticality"),
-            ("Accepted", "string", ".status.conditions[?(@.type=='Accepted')].status"),
+            _ACCEPTED,
         ),
     ),
     *(
@@ -82,20 +90,20 @@ DEFINITIONS: Final = (
             "InferenceObjective",
             ("v1alpha2",),
             ConditionsStatus,
-            (_POOL, ("Priority", "integer", ".spec.priority")),
+            (_POOL, ("Priority", "integer", ".spec.priority"), _ACCEPTED),
         )
         for group in (X_K8S_GROUP, LLM_D_GROUP)
     ),
     *(
-        Definition(group, "InferenceModelRewrite", ("v1alpha2",), ConditionsStatus, (_POOL,))
+        Definition(group, "InferenceModelRewrite", ("v1alpha2",), ConditionsStatus, (_POOL, _ACCEPTED))
         for group in (X_K8S_GROUP, LLM_D_GROUP)
     ),
     Definition(
         OWN_GROUP,
         "InferencePoolPolicy",
         ("v1alpha1",),
-        ConditionsStatus,
-        (("Scheduling", "string", ".spec.scheduling.policy"),),
+        PolicyStatus,
+        (("Scheduling", "string", ".spec.scheduling.policy"), ("Pools", "string", ".status.pools"), _ACCEPTED),
         plural="inferencepoolpolicies",
     ),
     Definition(OWN_GROUP, "EndpointList", ("v1alpha1",), ConditionsStatus, short_names=("epl",)),

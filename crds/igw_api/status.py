@@ -1,7 +1,9 @@
 """The status that controllers write, kind by kind. Users never write it; CRD schemas describe it.
 
 The shapes are those of the inference extension: v1 pools have one entry per Gateway, the alpha versions of pools both
-their own list (`parent`, v1alpha2) and plain conditions (v1alpha1), all other kinds plain conditions.
+their own list (`parent`, v1alpha2) and plain conditions (v1alpha1), all other kinds plain conditions. Pools and
+policies say a few plain facts more, for the columns of `kubectl get`; where upstream's own InferencePool definition is
+installed the API server drops these.
 """
 
 from typing import Annotated, Final, Literal
@@ -61,14 +63,34 @@ class ParentStatus(Strict):
 Parents = Annotated[list[ParentStatus], Field(max_length=32, json_schema_extra=_ATOMIC)]
 
 
-class PoolStatus(Strict):
+class EndpointCounts(Strict):
+    """How many endpoints the pool has: every selected member counts once for each port it serves."""
+
+    ready: Annotated[int, Field(ge=0)]
+    """Endpoints that may be chosen."""
+    total: Annotated[int, Field(ge=0)]
+    """Endpoints, ready or not."""
+
+
+class PoolFacts(Strict):
+    """What `kubectl get` shows of a pool of any version."""
+
+    policy: str | None = None
+    """The scheduling policy in force."""
+    endpoints: EndpointCounts | None = None
+    """How many endpoints the pool has."""
+    models: Annotated[int, Field(ge=0)] | None = None
+    """How many model names clients may ask for. Zero: any name."""
+
+
+class PoolStatus(PoolFacts):
     """State of the pool, as the Gateways that serve it see it."""
 
     parents: Parents | None = None
     """One entry per Gateway; each controller writes its own only."""
 
 
-class AlphaPoolStatus(Strict):
+class AlphaPoolStatus(PoolFacts):
     """State of the pool, as the Gateways that serve it see it."""
 
     parent: Parents | None = None
@@ -82,3 +104,10 @@ class ConditionsStatus(Strict):
 
     conditions: Conditions | None = None
     """One entry per aspect."""
+
+
+class PolicyStatus(ConditionsStatus):
+    """State of the policy."""
+
+    pools: Annotated[list[Name], Field(max_length=16, json_schema_extra=_ATOMIC)] | None = None
+    """The pools that the policy is in force for, by name."""
