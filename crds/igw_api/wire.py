@@ -30,8 +30,14 @@ REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 # Picker -> its own first-byte filter: which lease a response belongs to.
 LEASE_HEADER: Final = "x-igw-lease"
 
-# What no client may send: it would choose a destination or another request's lease.
+# Picker -> proxy: the pool that the model in the body belongs to, "namespace/name". Routes match it, as a header or as
+# a key of `envoy.lb` metadata, where several pools share a port.
+CHOSEN_POOL: Final = "x-igw-pool"
+
+# What no client may send: it would choose a destination, a pool or another request's lease.
 PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER)
+# The same for gateways that route by headers.
+ROUTING_HEADERS: Final = (*PRIVATE_HEADERS, CHOSEN_POOL)
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"
@@ -48,3 +54,17 @@ ACTIVE_PORTS_ANNOTATION: Final = "inference.networking.k8s.io/active-ports"
 ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
 METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"
+
+# Labels on what the operator creates: that it is the operator's, and for which gateway, listener and pool.
+FIELD_MANAGER: Final = "inference-gateway"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "inference-gateway"
+GATEWAY_NAMESPACE_LABEL: Final = "inferencegateway.io/gateway-namespace"
+GATEWAY_LABEL: Final = "inferencegateway.io/gateway"
+LISTENER_LABEL: Final = "inferencegateway.io/listener"
+POOL_NAMESPACE_LABEL: Final = "inferencegateway.io/pool-namespace"
+POOL_LABEL: Final = "inferencegateway.io/pool"
+# On a picker's Pods: the name of its ConfigMap.
+PICKER_LABEL: Final = "inferencegateway.io/picker"
+# The key of a picker's ConfigMap that holds `objectset.dump`.
+OBJECTS_KEY: Final = "objects.json"
