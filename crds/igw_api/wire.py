@@ -24,6 +24,10 @@ MODEL_HEADER: Final = "x-gateway-model-name"
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
 WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
 
+# Picker -> proxy: the pool that the body's model belongs to, "namespace/name", where a route leads to several. The proxy
+# then routes once more by it: a header, and the same key in `envoy.lb` metadata.
+POOL_HEADER: Final = "x-igw-pool"
+
 # Picker -> proxy: the tokens that a response cost, a number in `envoy.lb` metadata with the body's end.
 REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 

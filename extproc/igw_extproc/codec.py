@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from igw_api import wire
 from igw_extproc import one_message
-from igw_extproc.stream import PASSES, BodyMode, Immediate, Message, Part, Reply
+from igw_extproc.messages import PASSES, BodyMode, Immediate, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 from igw_protos import health_pb2
 
@@ -92,11 +92,23 @@ def encode(reply: Reply | Immediate) -> bytes:
         return _immediate(reply).SerializeToString()
     if reply is PASSES[reply.part]:
         return _PASSES[reply.part]
-    if reply.part is Part.REQUEST_BODY and not reply.set_headers and reply.body is None and len(reply.metadata) == 2:
-        destinations, lease = reply.metadata.get(wire.DESTINATION_HEADER), reply.metadata.get(wire.LEASE_HEADER)
-        if isinstance(destinations, str) and isinstance(lease, str):
-            return one_message.body_reply(destinations, lease)
+    if reply.part is Part.REQUEST_BODY and not reply.set_headers and reply.body is None and not reply.streamed:
+        return _placement(reply) or _encode(reply)
     return _encode(reply)
+
+
+def _placement(reply: Reply) -> bytes | None:
+    """The short way to write where a request goes. None: the reply says something else."""
+    told = reply.metadata
+    destinations, lease = told.get(wire.DESTINATION_HEADER), told.get(wire.LEASE_HEADER)
+    if not isinstance(destinations, str) or not isinstance(lease, str):
+        return None
+    if len(told) == 2 and not reply.clear_route_cache:
+        return one_message.body_reply(destinations, lease)
+    pool = told.get(wire.POOL_HEADER)
+    if len(told) == 3 and isinstance(pool, str) and reply.clear_route_cache:
+        return one_message.body_reply(destinations, lease, pool)
+    return None
 
 
 def _encode(reply: Reply) -> bytes:

@@ -13,7 +13,8 @@ from igw_extproc import codec, openai
 from igw_extproc.director import Director, Flight
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
-from igw_extproc.stream import Arrived, Chunk, Exchange, Finish, Output, Reply, Responded
+from igw_extproc.messages import Arrived, Chunk, Finish, Output, Reply, Responded
+from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus, Methods
 

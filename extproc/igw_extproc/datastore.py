@@ -1,19 +1,26 @@
-"""What the picker serves now: pools with their endpoints, models, objectives, rewrites and policy.
+"""What the picker serves now: pools with their endpoints, models, objectives, rewrites and policy; routes to them.
 
 Filled by `sources` with whole sets of accepted objects; read by `director` for each request. No I/O, no load: load is
 in `inflight`. A view is immutable; a new set of objects makes new views.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from igw_api.objects import Model, Objective, Pool, RewriteRule, Target, addresses
+from igw_api.objects import Lead, Model, Objective, Pool, RewriteRule, Target, addresses
 from igw_api.objectset import ObjectSet
-from igw_api.resolution import rule_for, rules_in_order, winning_models, winning_policy
+from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_extproc.domain import Endpoint
 from igw_extproc.errors import NoEndpoints, UnknownModel
+from igw_extproc.scheduling.policies import POLICIES
+
+log = logging.getLogger(__name__)
+
+# Some gateways name each match of a route apart: "httproute/NAMESPACE/NAME/rule/0/match/1/HOST".
+_MATCH = "/match/"
 
 
 class Resolved(NamedTuple):
@@ -45,13 +52,17 @@ class PoolView:
         """The pool's model, if it has exactly one."""
         return next(iter(self.models)) if len(self.models) == 1 else None
 
+    def served(self) -> list[str]:
+        """The declared names that clients may ask for."""
+        return [name for name, one in self.models.items() if not _is_reserved(one)]
+
     def resolve(self, model: str | None, rewrite: str | None, objective: str | None, rng: random.Random) -> Resolved:
         """Target name and priority. Raises UnknownModel where the pool declares models but does not serve `model`."""
         priority, target = 0, model
         if model is not None and self.models:
             declared = self.models.get(model)
             if declared is None or _is_reserved(declared):
-                raise UnknownModel(model, sorted(name for name, one in self.models.items() if not _is_reserved(one)))
+                raise UnknownModel(model, sorted(self.served()))
             priority = declared.priority
             target = _weighted(declared.targets, rng) or model
         rule = rule_for(model, self.rules) if model is not None else None
@@ -76,12 +87,42 @@ def _weighted(targets: tuple[Target, ...], rng: random.Random) -> str | None:
     return rng.choices(targets, [target.weight for target in targets])[0].name
 
 
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """Where one route of the proxy leads: `pools`, the default first. `announce`: the answer must name the pool."""
+
+    pools: tuple[PoolView, ...]
+    announce: bool = False
+    owners: Mapping[str, PoolView] = field(default_factory=dict)  # by model, where several pools share the route
+
+    @classmethod
+    def to(cls, pools: tuple[PoolView, ...], announce: bool) -> "RouteView":
+        """A model that several of the pools declare belongs to the pool of the oldest declaration."""
+        owners: dict[str, PoolView] = {}
+        for view in pools if len(pools) > 1 else ():
+            for name, model in view.models.items():
+                if name not in owners or age(model) < age(owners[name].models[name]):
+                    owners[name] = view
+        return cls(pools, announce, owners)
+
+    def pool_for(self, model: str | None) -> PoolView:
+        """The pool of `model`: its owner, else one that serves any name. None: the default. Raises UnknownModel."""
+        if model is None or len(self.pools) == 1:
+            return self.pools[0]
+        view = self.owners.get(model) or next((one for one in self.pools if not one.models), None)
+        if view is None:
+            raise UnknownModel(model, sorted({name for one in self.pools for name in one.served()}))
+        return view
+
+
 class Datastore:
-    """The current views by pool, and who wants to know of a change."""
+    """The current views by pool and by route, and who wants to know of a change."""
 
     def __init__(self, default_policy: str) -> None:
         self._default_policy = default_policy
+        self._unknown_policies: set[str] = set()
         self._views: dict[str, PoolView] = {}
+        self._routes: dict[str, RouteView] = {}
         self._listeners: list[Callable[[], None]] = []
         self.synced = False
 
@@ -97,6 +138,8 @@ class Datastore:
     def replace(self, objects: ObjectSet) -> None:
         """Serve exactly these objects from now on."""
         self._views = {str(key): self._view(pool, objects) for key, pool in objects.pools.items()}
+        self._routes = {name: RouteView((view,)) for name, view in self._views.items()}
+        self._routes.update({name: self._route(lead) for name, lead in objects.leads.items()})
         self.synced = True
         for listener in self._listeners:
             listener()
@@ -105,23 +148,41 @@ class Datastore:
         """The endpoints of all pools, each once."""
         return list({one.address: one for view in self._views.values() for one in view.endpoints}.values())
 
-    def pool_for(self, route: str | None) -> PoolView:
-        """The pool that a route leads to: named by it, or the only one. Raises NoEndpoints."""
-        view = self._views.get(route or "")
-        if view is not None:
-            return view
-        if len(self._views) == 1:
-            return next(iter(self._views.values()))
+    def route(self, name: str | None) -> RouteView:
+        """Where a route leads: as its lead says, else to the pool of its name, else to the only pool.
+
+        Raises NoEndpoints.
+        """
+        found = self._routes.get(name.partition(_MATCH)[0] if name else "")
+        if found is None and len(self._views) == 1:
+            found = RouteView(tuple(self._views.values()))
+        if found is not None and found.pools:
+            return found
         if not self._views:
             raise NoEndpoints("This gateway has no pool.")
-        raise NoEndpoints(f"No pool belongs to the route `{route}`." if route else "The request names no pool.")
+        raise NoEndpoints(f"No pool belongs to the route `{name}`." if name else "The request names no pool.")
+
+    def _route(self, lead: Lead) -> RouteView:
+        """Pools that are not there (yet) are passed over: the others serve."""
+        found = (self._views.get(str(key)) for key in lead.pools)
+        return RouteView.to(tuple(view for view in found if view is not None), lead.announce)
+
+    def _policy(self, pool: Pool, objects: ObjectSet) -> str:
+        """The pool's scheduling policy. One that a newer operator may know must not stop an older picker."""
+        policy = winning_policy(pool.key, objects.policies.values())
+        name = policy.scheduling if policy is not None else None
+        if name is None or name in POLICIES:
+            return name or self._default_policy
+        if name not in self._unknown_policies:
+            self._unknown_policies.add(name)
+            log.error("unknown policy, the default is used name=%s default=%s", name, self._default_policy)
+        return self._default_policy
 
     def _view(self, pool: Pool, objects: ObjectSet) -> PoolView:
-        policy = winning_policy(pool.key, objects.policies.values())
         return PoolView(
             pool=pool,
             endpoints=tuple(_endpoints(pool, objects)),
-            policy=(policy.scheduling if policy is not None else None) or self._default_policy,
+            policy=self._policy(pool, objects),
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

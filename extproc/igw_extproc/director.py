@@ -16,11 +16,11 @@ from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
 from igw_extproc.flowcontrol.saturation import saturation
 from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.messages import Arrived, Placement, Responded
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
-from igw_extproc.stream import Arrived, Placement, Responded
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +135,10 @@ class Director:
     def place(self, request: Arrived, now: float) -> Placed:
         """Decide where `request` goes and reserve its share there. Raises RoutingError."""
         header = _Headers(request)
-        serving = self._serving[self._datastore.pool_for(header.route).name]
-        view = serving.view
+        route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
+        serving = self._serving[route.pool_for(reading.model or header.model or None).name]
+        view = serving.view
         asked = _model_name(reading, header, view, request.complete)
         resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
         allowed = candidates(serving.ledgers, _named(request.subset, serving.ledgers))
@@ -152,7 +153,8 @@ class Director:
             raise NoEndpoints(_why_none(view, request.subset))
         # Only declared names become labels: what clients make up has no end.
         flight = self._fly(view, asked if asked in view.models else "", decision, now)
-        return Placed(_placement(flight, body, asked, resolved.target), flight)
+        placement = _placement(flight, body, asked, resolved.target)
+        return Placed(placement._replace(pool=view.name) if route.announce else placement, flight)
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""

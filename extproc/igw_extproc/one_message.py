@@ -85,10 +85,17 @@ def _entry(key: str, value: str) -> bytes:
 _LB = field(1, wire.LB_NAMESPACE.encode())
 _LEASE = field(1, wire.LEASE_HEADER.encode())
 _PASSES = field(3, field(1, b""))  # request_body: an empty CommonResponse
+_ROUTES_ANEW = field(3, field(1, b"\x28\x01"))  # one with clear_route_cache
 
 
-def body_reply(destinations: str, lease: str) -> bytes:
-    """A ProcessingResponse that lets the request body pass and carries both texts as dynamic metadata."""
+def body_reply(destinations: str, lease: str, pool: str | None = None) -> bytes:
+    """A ProcessingResponse that lets the request body pass and carries the texts as dynamic metadata.
+
+    With `pool` the proxy chooses its route once more.
+    """
     # Destinations come again and again; a lease is told once.
     entries = _entry(wire.DESTINATION_HEADER, destinations) + field(1, _LEASE + field(2, field(3, lease.encode())))
-    return _PASSES + field(8, field(1, _LB + field(2, field(5, entries))))
+    if pool is not None:
+        entries += _entry(wire.POOL_HEADER, pool)
+    head = _PASSES if pool is None else _ROUTES_ANEW
+    return head + field(8, field(1, _LB + field(2, field(5, entries))))

@@ -17,138 +17,31 @@ A conversation that begins with response headers is the first-byte filter's: it 
 of one response, then we end it; the proxy carries on alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
-
 import orjson
 
 from igw_api import wire
 from igw_extproc.errors import RoutingError, TooLarge
+from igw_extproc.messages import (
+    PASSES,
+    Arrived,
+    BodyMode,
+    Chunk,
+    Finish,
+    Immediate,
+    Message,
+    Output,
+    Part,
+    Placement,
+    Reply,
+    Responded,
+    Step,
+)
 
 # Envoy documents 64 KiB for one streamed chunk; other pickers stay a little below, and so do we.
 CHUNK_BYTES = 62_000
 
 
-class BodyMode(IntEnum):
-    """Envoy's BodySendMode."""
-
-    NONE = 0
-    STREAMED = 1
-    BUFFERED = 2
-    BUFFERED_PARTIAL = 3
-    FULL_DUPLEX = 4
-
-
-class Part(IntEnum):
-    """What a message or a reply is about."""
-
-    REQUEST_HEADERS = 1
-    REQUEST_BODY = 2
-    REQUEST_TRAILERS = 3
-    RESPONSE_HEADERS = 4
-    RESPONSE_BODY = 5
-    RESPONSE_TRAILERS = 6
-
-
-class Message(NamedTuple):
-    """One message from the proxy. Fields that its part does not have keep their defaults."""
-
-    part: Part
-    headers: Mapping[str, str] = {}
-    body: bytes = b""
-    end_of_stream: bool = False
-    # The proxy's attributes by their own names, for example "request.path".
-    attributes: Mapping[str, str] = {}
-    # None: the message announces no modes, as all but the first of a stream.
-    request_mode: BodyMode | None = None
-    response_mode: BodyMode | None = None
-    # The only addresses allowed; None: no restriction.
-    subset: tuple[str, ...] | None = None
-    # From the proxy's dynamic metadata: who served the request, and the lease that its placement gave it.
-    served: str | None = None
-    lease: str | None = None
-
-
-class Arrived(NamedTuple):
-    """The request is as complete as it will get: decide."""
-
-    headers: Mapping[str, str]
-    attributes: Mapping[str, str]
-    body: bytes
-    complete: bool
-    subset: tuple[str, ...] | None
-
-
-class Responded(NamedTuple):
-    """The engine's response began. `served` is the endpoint that answered, as the proxy names it."""
-
-    status: int
-    served: str | None
-    lease: str | None  # only from the first-byte filter, whose stream is another than the request's
-    whole: bool = False  # no chunk of it will be shown: its first byte is now
-
-
-class Chunk(NamedTuple):
-    """A piece of the response passed. The first one is the first byte. Trailers are an empty one that ends it."""
-
-    body: bytes
-    end_of_stream: bool
-
-
-Notice = Arrived | Responded | Chunk
-
-
-class Reply(NamedTuple):
-    """One message to the proxy. `body` replaces the body; `streamed` marks it as one chunk of a full-duplex stream."""
-
-    part: Part
-    set_headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
-    streamed: bool = False
-    end_of_stream: bool = False
-    metadata: Mapping[str, str | int] = {}  # in the namespace wire.LB_NAMESPACE
-    clear_route_cache: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Immediate:
-    """Answer the client in the engine's place; nothing more is said on this stream."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-    details: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """End the stream; the proxy goes on without us."""
-
-
-Output = Reply | Immediate | Finish
-
-
-class Placement(NamedTuple):
-    """What the director decided. `destinations` are `ip:port`, best first; `body` only if it must change."""
-
-    destinations: tuple[str, ...]
-    lease: str
-    body: bytes | None = None
-    restore_model: tuple[str, str] | None = None  # (name in the response, name the client used)
-
-
-class Step(NamedTuple):
-    """What one message led to: replies to send, in order, and at most one thing to act on."""
-
-    outputs: tuple[Output, ...] = ()
-    notice: Notice | None = None
-
-
 _NOTHING = Step()
-# Said again and again, so made once: let this part pass as it is.
-PASSES = {part: Reply(part) for part in Part}
 _FINISH = Finish()
 _OF_THE_REQUEST = (Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS)
 _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
@@ -201,15 +94,14 @@ class Exchange:
         assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
         if placement.restore_model is not None:
             self._response = _Response(self._response_mode, placement.restore_model)
-        metadata = _routing(placement)
         if self._first.part is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
             # The proxy sent no headers, and has none to change: the metadata alone tells.
-            return (Reply(Part.REQUEST_BODY, body=placement.body, metadata=metadata),)
-        headers = tuple(metadata.items())
+            return (_answered_body(placement, ()),)
+        headers = tuple(_routing(placement).items())
         if self._arrived is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
             if placement.body is not None:
                 headers += (("content-length", str(len(placement.body))),)
-            return (Reply(Part.REQUEST_BODY, headers, body=placement.body, metadata=metadata),)
+            return (_answered_body(placement, headers),)
         if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
             return self._full_duplex(placement, headers)
         return (_answered_headers(placement, headers),)
@@ -388,6 +280,12 @@ def _answered_headers(placement: Placement, headers: tuple[tuple[str, str], ...]
     return Reply(Part.REQUEST_HEADERS, headers, metadata=_routing(placement), clear_route_cache=True)
 
 
+def _answered_body(placement: Placement, headers: tuple[tuple[str, str], ...]) -> Reply:
+    """The route is as good as before, unless it is to be chosen by the pool that the body's model belongs to."""
+    announced = placement.pool is not None
+    return Reply(Part.REQUEST_BODY, headers, placement.body, metadata=_routing(placement), clear_route_cache=announced)
+
+
 def _number(code: str | None) -> int:
     """An HTTP status; 0 for what is none."""
     return int(code) if code is not None and code.isdecimal() else 0
@@ -395,4 +293,7 @@ def _number(code: str | None) -> int:
 
 def _routing(placement: Placement) -> dict[str, str]:
     """What tells the proxy where to go and us whose response it was, as headers and as metadata."""
-    return {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
+    told = {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
+    if placement.pool is not None:
+        told[wire.POOL_HEADER] = placement.pool
+    return told

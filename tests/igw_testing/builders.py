@@ -10,6 +10,7 @@ from igw_api.objects import (
     AnyObject,
     FailureMode,
     Key,
+    Lead,
     Member,
     Model,
     Objective,
@@ -24,8 +25,8 @@ from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
 from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.messages import Arrived, BodyMode, Message, Part
 from igw_extproc.scheduling.prefix import PrefixIndex
-from igw_extproc.stream import Arrived, BodyMode, Message, Part
 
 NAMESPACE = "default"
 PORT = 8000
@@ -90,6 +91,11 @@ def policy(scheduling: str, *pools: str, name: str = "policy", created: float = 
     return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created)
 
 
+def lead(*pools: str, announce: bool = False) -> Lead:
+    """A route that those pools share, the default first."""
+    return Lead(tuple(key(one) for one in pools), announce)
+
+
 # ------------------------------------------------------------------------------------------------ the picker's parts
 
 
@@ -115,17 +121,23 @@ def ledger(host: int = 1, said: EngineLoad | None = None) -> Ledger:
 class Picking:
     """A director over objects that may change, with endpoints that answer their scrapes."""
 
-    def __init__(self, *objects: AnyObject, default_policy: str = "prefix-cache", seed: int = 0) -> None:
+    def __init__(
+        self,
+        *objects: AnyObject,
+        default_policy: str = "prefix-cache",
+        seed: int = 0,
+        leads: Mapping[str, Lead] | None = None,
+    ) -> None:
         self.index = PrefixIndex()
         self.ledgers = Ledgers(gone=self.index.forget)
         self.datastore = Datastore(default_policy)
         self.director = Director(self.datastore, self.ledgers, self.index, random.Random(seed))
         self.datastore.subscribe(self._changed)
-        self.serve(*objects)
+        self.serve(*objects, leads=leads)
 
-    def serve(self, *objects: AnyObject) -> None:
+    def serve(self, *objects: AnyObject, leads: Mapping[str, Lead] | None = None) -> None:
         """Serve exactly these from now on; endpoints that are new answer their scrape with no load."""
-        self.datastore.replace(ObjectSet.of(objects))
+        self.datastore.replace(ObjectSet.of(objects, leads))
         for one in self.ledgers:
             if one.load is None:
                 one.scraped(one.scrape_started(), load(), now=0.0)

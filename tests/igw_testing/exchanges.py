@@ -3,18 +3,8 @@
 from hypothesis import strategies as st
 
 from igw_api import wire
-from igw_extproc.stream import (
-    CHUNK_BYTES,
-    Arrived,
-    BodyMode,
-    Exchange,
-    Message,
-    Output,
-    Part,
-    Placement,
-    Reply,
-    Step,
-)
+from igw_extproc.messages import Arrived, BodyMode, Message, Output, Part, Placement, Reply, Step
+from igw_extproc.stream import CHUNK_BYTES, Exchange
 from igw_testing.builders import message
 
 LIMIT = 1_000_000

@@ -6,7 +6,7 @@ from igw_api.objects import AnyObject
 from igw_extproc.director import Placed
 from igw_extproc.domain import Ask
 from igw_extproc.errors import RoutingError
-from igw_extproc.stream import Arrived
+from igw_extproc.messages import Arrived
 from igw_testing.builders import (
     Picking,
     members,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from igw_api import wire
 from igw_extproc import codec
 from igw_extproc.codec import MalformedMessage, decode
-from igw_extproc.stream import BodyMode, Message, Part
+from igw_extproc.messages import BodyMode, Message, Part
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.envoy_messages import core, ext_proc, filters
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from igw_api import wire
 from igw_extproc import codec
 from igw_extproc.codec import MalformedMessage, encode
-from igw_extproc.stream import PASSES, BodyMode, Immediate, Part, Reply
+from igw_extproc.messages import PASSES, BodyMode, Immediate, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 from igw_protos import health_pb2
 from igw_testing.envoy_messages import ext_proc
@@ -91,10 +91,27 @@ def test_the_short_way_to_write_a_placement_and_the_long_one_agree(destinations:
     )
 
 
-@pytest.mark.parametrize("metadata", [{"a": "b", "c": "d"}, {wire.DESTINATION_HEADER: "x", wire.LEASE_HEADER: 1}])
-def test_other_metadata_of_a_body_is_written_the_long_way(metadata: dict[str, str | int]) -> None:
-    reply = Reply(Part.REQUEST_BODY, metadata=metadata)
-    assert _metadata(pb.ProcessingResponse.FromString(encode(reply))) == metadata
+PLACED = {wire.DESTINATION_HEADER: "x", wire.LEASE_HEADER: "y"}
+
+
+@pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"a": "b", "c": "d"},
+        {wire.DESTINATION_HEADER: "x", wire.LEASE_HEADER: 1},
+        PLACED,
+        {**PLACED, "other": "z"},
+        {**PLACED, wire.POOL_HEADER: "z"},
+    ],
+)
+def test_whatever_a_bodys_answer_says_is_written(metadata: dict[str, str | int], clear: bool) -> None:
+    """The short way must not be taken for what it cannot say."""
+    response = pb.ProcessingResponse.FromString(
+        encode(Reply(Part.REQUEST_BODY, metadata=metadata, clear_route_cache=clear))
+    )
+    assert _metadata(response) == metadata
+    assert response.request_body.response.clear_route_cache is clear
 
 
 @pytest.mark.parametrize("part", list(Part))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from igw_api import wire
 from igw_extproc.director import Placed
-from igw_extproc.stream import Arrived
+from igw_extproc.messages import Arrived
 from igw_extproc.transport import GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, member, members, model, pool

@@ -37,24 +37,24 @@ def resolve(
 
 def test_a_route_leads_to_the_pool_of_its_name() -> None:
     here = serving(pool("a"), pool("b"), pool("a", namespace="other"))
-    assert [here.pool_for(name).name for name in ("default/a", "other/a")] == ["default/a", "other/a"]
+    assert [here.route(name).pool_for("any").name for name in ("default/a", "other/a")] == ["default/a", "other/a"]
 
 
 @pytest.mark.parametrize("route", [None, "", "httproute/default/llm/rule/0", "default/llm"])
 def test_the_only_pool_takes_every_route(route: str | None) -> None:
     """Other gateways name their routes as they like."""
-    assert serving(pool()).pool_for(route).name == "default/llm"
+    assert serving(pool()).route(route).pool_for("any").name == "default/llm"
 
 
 @pytest.mark.parametrize(("route", "told"), [("else", "route `else`"), (None, "names no pool"), ("", "names no pool")])
 def test_with_several_pools_a_route_must_name_one(route: str | None, told: str) -> None:
     with pytest.raises(NoEndpoints, match=told):
-        serving(pool("a"), pool("b")).pool_for(route)
+        serving(pool("a"), pool("b")).route(route)
 
 
 def test_without_a_pool_nothing_is_served() -> None:
     with pytest.raises(NoEndpoints, match="no pool"):
-        serving().pool_for("default/llm")
+        serving().route("default/llm")
 
 
 def test_a_pools_endpoints_are_the_ready_members_it_selects_on_each_of_its_ports() -> None:

@@ -9,7 +9,7 @@ from igw_api import wire
 from igw_extproc.director import DEFAULT_OUTPUT_TOKENS
 from igw_extproc.domain import EngineKind, EngineLoad
 from igw_extproc.errors import BadRequest, UnknownModel
-from igw_extproc.stream import Arrived
+from igw_extproc.messages import Arrived
 from igw_testing.builders import (
     Picking,
     address,

@@ -7,7 +7,7 @@ import pytest
 from igw_api import wire
 from igw_api.objects import AnyObject
 from igw_extproc.errors import NoEndpoints, Saturated
-from igw_extproc.stream import Responded
+from igw_extproc.messages import Responded
 from igw_testing.builders import (
     Picking,
     address,

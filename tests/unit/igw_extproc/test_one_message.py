@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from igw_extproc import codec, one_message
 from igw_extproc.codec import MalformedMessage
-from igw_extproc.stream import Message, Part, Reply
+from igw_extproc.messages import Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 
 NAMES = st.sampled_from(["request.path", "xds.route_name", "request.headers['content-type']", "other"])
@@ -58,9 +58,12 @@ def test_what_protobuf_refuses_is_refused(data: bytes) -> None:
         assert codec.decode(data) == expected
 
 
-@given(TEXTS, TEXTS)
-def test_both_ways_write_the_same_placement(destinations: str, lease: str) -> None:
-    reply = Reply(Part.REQUEST_BODY, metadata={"x-gateway-destination-endpoint": destinations, "x-igw-lease": lease})
+@given(TEXTS, TEXTS, st.none() | TEXTS)
+def test_both_ways_write_the_same_placement(destinations: str, lease: str, pool: str | None) -> None:
+    told = {"x-gateway-destination-endpoint": destinations, "x-igw-lease": lease}
+    named = {} if pool is None else {"x-igw-pool": pool}
+    reply = Reply(Part.REQUEST_BODY, metadata={**told, **named}, clear_route_cache=pool is not None)
+    assert codec.encode(reply) == one_message.body_reply(destinations, lease, pool), "the short way"
     short = pb.ProcessingResponse.FromString(codec.encode(reply))
     assert short == pb.ProcessingResponse.FromString(codec._encode(reply))
 

@@ -8,19 +8,8 @@ from hypothesis import strategies as st
 
 from igw_api import wire
 from igw_extproc.errors import NoEndpoints, TooLarge, UnknownModel
-from igw_extproc.stream import (
-    CHUNK_BYTES,
-    Arrived,
-    BodyMode,
-    Chunk,
-    Exchange,
-    Finish,
-    Immediate,
-    Message,
-    Part,
-    Reply,
-    Step,
-)
+from igw_extproc.messages import Arrived, BodyMode, Chunk, Finish, Immediate, Message, Part, Reply, Step
+from igw_extproc.stream import CHUNK_BYTES, Exchange
 from igw_testing.builders import message, pieces
 from igw_testing.exchanges import (
     BODIES,

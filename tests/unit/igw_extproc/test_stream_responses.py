@@ -7,18 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from igw_api import wire
-from igw_extproc.stream import (
-    CHUNK_BYTES,
-    BodyMode,
-    Chunk,
-    Exchange,
-    Finish,
-    Message,
-    Part,
-    Reply,
-    Responded,
-    Step,
-)
+from igw_extproc.messages import BodyMode, Chunk, Finish, Message, Part, Reply, Responded, Step
+from igw_extproc.stream import CHUNK_BYTES, Exchange
 from igw_testing.builders import message, pieces
 from igw_testing.exchanges import (
     BODIES,
