@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker lock clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker cluster-build lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +28,7 @@ demo: $(STAMP) ## Simulated engines, the picker and a real Envoy, with load and 
 unit: $(STAMP) ## The quick tests, under a minute
 	$(BIN)/python -m pytest tests/unit tests/golden -q -n 2
 
-test: check ## All checks and all tests
+test: check cluster-build ## All checks and all tests
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
 
@@ -51,14 +51,17 @@ fmt: $(STAMP) ## Format the code
 protos: $(STAMP) ## Compile protos/ anew
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos protos/igw_protos/*.proto
 
-crds: $(STAMP) ## Write crds/*.yaml anew from the models
-	$(BIN)/python -m igw_api.crdgen crds
+crds: $(STAMP) ## Write crds/*.yaml and the chart's copies anew from the models
+	$(BIN)/python -m igw_api.crdgen crds charts/inference-gateway/files/crds
 
 golden: $(STAMP) ## Rewrite the golden files
 	$(BIN)/python -m pytest tests/golden -q --update-golden
 
 bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scrapes (under 3 minutes)
 	@$(BIN)/python -m igw_bench.picker
+
+cluster-build: $(STAMP) ## Compile the test cluster's programs, once (up to 25 minutes; kept outside the repository)
+	@PYTHONPATH=tests/cluster $(BIN)/python -m igw_cluster.builds
 
 lock: $(STAMP) ## Resolve requirements.lock anew
 	$(BIN)/python -m pip install --quiet uv

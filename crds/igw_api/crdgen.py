@@ -1,5 +1,6 @@
-"""Writes the CustomResourceDefinitions in crds/*.yaml from the models: `python -m igw_api.crdgen [FOLDER]`.
+"""Writes the CustomResourceDefinitions from the models: `python -m igw_api.crdgen [FOLDER [CHART_FOLDER]]`.
 
+All go to the first folder (crds/), and those that matter in a cluster to the second as well, for the chart (`make crds`).
 The models are the only place where a field is described. `definitions()` is pure; `main` writes the files, and a test
 proves that those in the repository are fresh.
 """
@@ -39,6 +40,7 @@ class Definition:
     columns: tuple[Column, ...] = ()
     short_names: tuple[str, ...] = ()
     plural: str = ""  # the name in URLs; empty: the kind and an s
+    in_cluster: bool = True  # False: only `igw up` reads the kind, so the chart does not install it
 
     @property
     def resource(self) -> str:
@@ -106,7 +108,7 @@ DEFINITIONS: Final = (
         (("Scheduling", "string", ".spec.scheduling.policy"), ("Pools", "string", ".status.pools"), _ACCEPTED),
         plural="inferencepoolpolicies",
     ),
-    Definition(OWN_GROUP, "EndpointList", ("v1alpha1",), ConditionsStatus, short_names=("epl",)),
+    Definition(OWN_GROUP, "EndpointList", ("v1alpha1",), ConditionsStatus, short_names=("epl",), in_cluster=False),
 )
 
 
@@ -164,11 +166,12 @@ def _schema(model: type[ApiObject], status: type[BaseModel]) -> Schema:
     }
 
 
-def definitions() -> Iterator[tuple[str, str]]:
-    """Name and text of each file."""
+def definitions(in_cluster: bool = False) -> Iterator[tuple[str, str]]:
+    """Name and text of each file; `in_cluster`: only of those that the chart installs."""
     for definition in DEFINITIONS:
-        text = yaml.dump(crd(definition), Dumper=_Dumper, sort_keys=False, width=100)
-        yield f"{definition.group}_{definition.resource}.yaml", HEADER + text
+        if definition.in_cluster or not in_cluster:
+            text = yaml.dump(crd(definition), Dumper=_Dumper, sort_keys=False, width=100)
+            yield f"{definition.group}_{definition.resource}.yaml", HEADER + text
 
 
 class _Dumper(yaml.SafeDumper):
@@ -178,11 +181,18 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def main(folder: Path) -> None:
-    """Write all files to `folder`."""
-    for name, text in definitions():
+def main(folder: Path, chart: Path | None = None) -> None:
+    """Write all files to `folder`, and those that the chart installs to `chart` as well."""
+    _write(folder, definitions())
+    if chart is not None:
+        _write(chart, definitions(in_cluster=True))
+
+
+def _write(folder: Path, files: Iterator[tuple[str, str]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files:
         (folder / name).write_text(text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1])
+    main(*map(Path, sys.argv[1:3] or [Path(__file__).parents[1]]))

@@ -33,7 +33,7 @@ class PoolPolicySpec(Strict):
 
     target_refs: Annotated[list[TargetRef], Field(min_length=1, max_length=16)]
     """The pools that the policy is for, in its own namespace."""
-    scheduling: Scheduling = Field(default_factory=Scheduling)
+    scheduling: Scheduling = Field(default_factory=Scheduling, json_schema_extra={"default": {}})
     """How an endpoint is chosen for each request."""
 
 

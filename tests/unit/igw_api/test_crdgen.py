@@ -15,6 +15,7 @@ from igw_api.meta import Strict
 from igw_api.structural import structural
 
 CRDS = Path(__file__).parents[3] / "crds"
+CHART = CRDS.parent / "charts" / "inference-gateway" / "files" / "crds"
 # What the API server refuses in a structural schema, though JSON schema has it.
 FORBIDDEN = {"$ref", "definitions", "dependencies", "id", "patternProperties", "uniqueItems", "additionalItems"}
 MODES = {"anyOf", "allOf", "oneOf", "not"}
@@ -60,9 +61,17 @@ def test_the_files_in_the_repository_are_fresh() -> None:
     assert {path.name: path.read_text() for path in CRDS.glob("*.yaml")} == expected
 
 
+def test_the_charts_copies_are_the_same_files() -> None:
+    """All but the kinds that nothing in a cluster reads."""
+    expected = dict(definitions(in_cluster=True))
+    assert {path.name: path.read_text() for path in CHART.iterdir()} == expected
+    assert {path.name for path in CRDS.glob("*.yaml")} - expected.keys() == {"inferencegateway.io_endpointlists.yaml"}
+
+
 def test_generating_writes_every_file(tmp_path: Path) -> None:
-    main(tmp_path)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(definitions())
+    main(tmp_path / "all", tmp_path / "chart")
+    assert {path.name: path.read_text() for path in (tmp_path / "all").iterdir()} == dict(definitions())
+    assert {path.name for path in (tmp_path / "chart").iterdir()} == {name for name, _ in definitions(in_cluster=True)}
 
 
 def test_every_kind_of_ours_or_the_extension_has_a_definition_for_each_version() -> None:
@@ -92,7 +101,8 @@ def test_defaults_fit_and_required_fields_exist(schema: dict[str, Any]) -> None:
     for path, node in nodes(schema):
         assert set(node.get("required", [])) <= set(node.get("properties", {})), path
         if "default" in node:
-            assert isinstance(node["default"], {"string": str, "integer": int, "boolean": bool}[node["type"]]), path
+            kind = {"object": dict, "string": str, "integer": int, "boolean": bool}[node["type"]]
+            assert isinstance(node["default"], kind), path
             assert node["default"] in node.get("enum", [node["default"]]), path
         if node.get("x-kubernetes-list-type") == "map":
             assert set(node["x-kubernetes-list-map-keys"]) <= set(node["items"]["required"]), path
