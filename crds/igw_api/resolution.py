@@ -3,7 +3,7 @@
 Pure, and the same for both planes: the operator tells the losers, the picker serves the winners.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from igw_api.objects import AttachTo, Key, Model, Objective, Policy, Pool, Rewrite, RewriteRule, Route
@@ -11,7 +11,10 @@ from igw_api.objects import AttachTo, Key, Model, Objective, Policy, Pool, Rewri
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
-    """A pool's models. `losers`: by object, the model that has its name already (reason ModelNameInUse)."""
+    """The models of a pool, or of pools that share a listener.
+
+    `losers`: by object, the model that has its name already (reason ModelNameInUse).
+    """
 
     winners: Mapping[str, Model]
     losers: Mapping[Key, Model]
@@ -32,9 +35,14 @@ def age(item: Model | Objective | Policy | Pool | Rewrite | Route) -> tuple[floa
 
 def winning_models(pool: Key, models: Iterable[Model]) -> ModelNames:
     """The model behind each name that clients may ask of `pool`."""
+    return shared_models((pool,), models)
+
+
+def shared_models(pools: Collection[Key], models: Iterable[Model]) -> ModelNames:
+    """The same for pools that share a listener: the model in a request tells whose it is, so names are unique there."""
     winners: dict[str, Model] = {}
     losers: dict[Key, Model] = {}
-    for model in sorted((one for one in models if one.pool == pool), key=age):
+    for model in sorted((one for one in models if one.pool in pools), key=age):
         winner = winners.setdefault(model.name, model)
         if winner is not model:
             losers[model.key] = winner

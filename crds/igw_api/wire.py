@@ -24,8 +24,8 @@ MODEL_HEADER: Final = "x-gateway-model-name"
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
 WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
 
-# Picker -> proxy: the pool that the body's model belongs to, "namespace/name", where a route leads to several. The proxy
-# then routes once more by it: a header, and the same key in `envoy.lb` metadata.
+# Picker -> proxy: the pool that the body's model belongs to, "namespace/name", where a route leads to several. The
+# proxy then routes once more by it: a header, and the same key in `envoy.lb` metadata.
 POOL_HEADER: Final = "x-igw-pool"
 
 # Picker -> proxy: the tokens that a response cost, a number in `envoy.lb` metadata with the body's end.
@@ -34,14 +34,10 @@ REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 # Picker -> its own first-byte filter: which lease a response belongs to.
 LEASE_HEADER: Final = "x-igw-lease"
 
-# Picker -> proxy: the pool that the model in the body belongs to, "namespace/name". Routes match it, as a header or as
-# a key of `envoy.lb` metadata, where several pools share a port.
-CHOSEN_POOL: Final = "x-igw-pool"
-
 # What no client may send: it would choose a destination, a pool or another request's lease.
 PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER)
 # The same for gateways that route by headers.
-ROUTING_HEADERS: Final = (*PRIVATE_HEADERS, CHOSEN_POOL)
+ROUTING_HEADERS: Final = (*PRIVATE_HEADERS, POOL_HEADER)
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"

@@ -156,7 +156,8 @@ class Configuration:
 
 
 def _is_mistake(condition: Condition) -> bool:
-    return condition.type == "Accepted" and not condition.status
+    """What must be corrected before it is taken over. Of objects that belong to pools, the others serve on."""
+    return condition.kind in ("InferencePool", "HTTPRoute") and condition.type == "Accepted" and not condition.status
 
 
 def _doubts(conditions: Iterable[Condition]) -> list[str]:

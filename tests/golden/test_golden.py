@@ -1,8 +1,9 @@
 """Golden cases: manifests in, and what is rendered and said of them, as files to read.
 
 Each folder of `cases` is one rule, in its name. `in.yaml` holds the manifests; `routes.yaml` the route tables by
-listener and the endpoints by cluster, `status.yaml` the conditions, and `bootstrap.yaml`, where it exists, all that
-Envoy gets. `pytest tests/golden --update-golden` writes them anew. Real Envoy must accept every case.
+listener and the endpoints by cluster, `conditions.yaml` what is said of the objects, and `eg.yaml` what differs between
+cases of the objects for Envoy Gateway. `bootstrap.yaml` and `eg-whole.yaml`, where they exist, hold all that Envoy and
+Envoy Gateway get. `pytest tests/golden --update-golden` writes them anew. Real Envoy must accept every case.
 """
 
 import json
@@ -13,19 +14,22 @@ from typing import Any
 import pytest
 import yaml
 
+from igw_api.objectset import ObjectSet
 from igw_operator.envoy import find_binary, validate
+from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.bootstrap import everything, resource_files
-from igw_testing.plans import planned, surroundings
+from igw_operator.render.envoy_gateway.values import Rendered
+from igw_testing.plans import objects_of, rendered, surroundings
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
-Planned = tuple[GatewayPlan, tuple[Condition, ...]]
+Planned = tuple[ObjectSet, GatewayPlan, tuple[Condition, ...]]
 
 
 def routes(found: Planned) -> dict[str, Any]:
     """Route tables and endpoints, without the settings that all have in common."""
-    plan, _ = found
+    _, plan, _ = found
     files = {name: json.loads(text) for name, text in resource_files(plan, surroundings(plan)).items()}
     tables = {table["name"]: table for name, file in files.items() if name[:4] == "rds_" for table in file["resources"]}
     return {
@@ -48,42 +52,82 @@ def _brief(route: dict[str, Any]) -> dict[str, Any]:
     return {"name": route["name"], **{key: value for key, value in parts.items() if value}}
 
 
-def status(found: Planned) -> list[str]:
+def conditions(found: Planned) -> list[str]:
     """One line per condition."""
-    return [f"{one.kind} {one.key} {one.type}={one.status} {one.reason}: {one.message}" for one in found[1]]
+    return [f"{one.kind} {one.key} {one.type}={one.status} {one.reason}: {one.message}" for one in found[2]]
 
 
 def bootstrap(found: Planned) -> dict[str, Any]:
     """All that Envoy gets."""
-    plan, _ = found
+    _, plan, _ = found
     content: dict[str, Any] = json.loads(everything(plan, surroundings(plan)))
     return content
 
 
+def envoy_gateway(found: Planned) -> dict[str, Any]:
+    """What a case decides of the objects for Envoy Gateway; `eg-whole.yaml` has one case's in full."""
+    return {f"{one.manifest['kind']} {one.identity[1]}": _gist(one) for one in rendered(found[0], found[1])}
+
+
+def _gist(one: Rendered) -> Any:
+    kind, spec = one.manifest["kind"], one.manifest.get("spec", {})
+    if kind == "ConfigMap":
+        objects = json.loads(one.manifest["data"]["objects.json"])
+        return {"leads": objects["leads"], "pools": [".".join(pool["key"]) for pool in objects["pools"]]}
+    if kind in ("HTTPRoute", "Service", "HTTPRouteFilter"):
+        return spec
+    if kind == "EndpointSlice":
+        return one.manifest["endpoints"]
+    if kind in ("Role", "RoleBinding"):
+        return one.manifest.get("rules") or one.manifest["subjects"]
+    return spec.get("targetRefs", "")
+
+
+def envoy_gateway_whole(found: Planned) -> list[Any]:
+    """The objects in full, in the order to apply them."""
+    return [{"phase": one.phase.name, **one.manifest} for one in rendered(found[0], found[1])]
+
+
 OUTPUTS: dict[str, Callable[[Planned], Any]] = {
     "routes.yaml": routes,
-    "status.yaml": status,
+    "conditions.yaml": conditions,
+    "eg.yaml": envoy_gateway,
     "bootstrap.yaml": bootstrap,
+    "eg-whole.yaml": envoy_gateway_whole,
 }
+
+
+OPTIONAL = frozenset({"bootstrap.yaml", "eg-whole.yaml"})
 
 
 @CASE
 def test_a_case_is_rendered_as_written_down(case: Path, request: pytest.FixtureRequest) -> None:
     """A difference is either a mistake or a decision: then update the files and read their diff."""
-    found = planned((case / "in.yaml").read_text())
+    found = read(case)
     for name, output in OUTPUTS.items():
         path = case / name
-        if request.config.getoption("--update-golden", default=False) and (path.exists() or name != "bootstrap.yaml"):
-            path.write_text(yaml.safe_dump(output(found), sort_keys=False, width=110))
-        assert path.exists() or name == "bootstrap.yaml", f"{name} is missing; run pytest with --update-golden"
+        if request.config.getoption("--update-golden", default=False) and (path.exists() or name not in OPTIONAL):
+            path.write_text(yaml.safe_dump(_plain(output(found)), sort_keys=False, width=110))
+        assert path.exists() or name in OPTIONAL, f"{name} is missing; run pytest with --update-golden"
         if path.exists():
-            assert output(found) == yaml.safe_load(path.read_text()), f"{path.name} of {case.name} differs"
+            assert _plain(output(found)) == yaml.safe_load(path.read_text()), f"{path.name} of {case.name} differs"
+
+
+def _plain(value: Any) -> Any:
+    """Without the references to the same list that YAML would show."""
+    return json.loads(json.dumps(value))
+
+
+def read(case: Path) -> Planned:
+    """The objects of a case and their plan."""
+    objects = objects_of((case / "in.yaml").read_text())
+    return objects, *build_plan(objects)
 
 
 @CASE
 async def test_envoy_accepts_a_case(case: Path, tmp_path: Path) -> None:
     """What is written down is not only stable but right."""
-    plan, _ = planned((case / "in.yaml").read_text())
+    _, plan, _ = read(case)
     path = tmp_path / "check.json"
     path.write_text(everything(plan, surroundings(plan)))
     await validate(find_binary(), path)

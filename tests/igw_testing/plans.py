@@ -7,10 +7,15 @@ import yaml
 
 from igw_api.manifests import collect, parse
 from igw_api.objects import Key
+from igw_api.objectset import ObjectSet
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan, PlannedListener, PlannedRoute
+from igw_operator.render.envoy_gateway.names import names_of
+from igw_operator.render.envoy_gateway.objects import render
+from igw_operator.render.envoy_gateway.values import Observed, Options, Rendered
 from igw_operator.render.files import Address, Surroundings
 
+PICKER = Options(image="registry.example/igw:test")
 GATEWAY_KEY = Key("default", "gw")
 
 
@@ -66,11 +71,25 @@ def _text(version: str, kind: str, name: str, spec: dict[str, Any], **metadata: 
     return yaml.safe_dump({"apiVersion": version, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
 
 
-def planned(*texts: str) -> tuple[GatewayPlan, tuple[Condition, ...]]:
-    """The plan of these manifests, which must be free of problems."""
+def objects_of(*texts: str) -> ObjectSet:
+    """The objects of these manifests, which must be free of problems."""
     objects, problems = collect({f"{index}.yaml": parse(text, f"{index}.yaml") for index, text in enumerate(texts)})
     assert not problems, "\n".join(map(str, problems))
-    return build_plan(objects)
+    return objects
+
+
+def planned(*texts: str) -> tuple[GatewayPlan, tuple[Condition, ...]]:
+    """The plan of these manifests."""
+    return build_plan(objects_of(*texts))
+
+
+def rendered(
+    objects: ObjectSet, plan: GatewayPlan, observed: Observed | None = None, options: Options = PICKER
+) -> tuple[Rendered, ...]:
+    """The objects for Envoy Gateway, by default as when every Service has its address."""
+    names = names_of(plan.sites)
+    addresses = {names.site(site): f"10.96.0.{number}" for number, site in enumerate(plan.sites, 1)}
+    return render(plan, objects, observed or Observed(cluster_ips=addresses), options)
 
 
 def plan_of(*texts: str) -> GatewayPlan:

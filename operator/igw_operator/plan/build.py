@@ -15,14 +15,17 @@ from igw_api.objects import (
     Gateway,
     Key,
     Listener,
+    Model,
     Pool,
     Route,
+    RouteMatch,
     RouteParent,
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age
 from igw_operator.plan.attach import Refused, Seat, find_seats
+from igw_operator.plan.attachments import attachment_conditions
 from igw_operator.plan.backends import Catalog, pool_cluster
 from igw_operator.plan.model import (
     Cluster,
@@ -33,8 +36,10 @@ from igw_operator.plan.model import (
     PlannedListener,
     PlannedRoute,
     Refusal,
+    Site,
 )
 from igw_operator.plan.routing import Attached, hosts
+from igw_operator.plan.sharing import share
 
 Place = tuple[Key, str]  # a Gateway and one of its listeners, by name
 
@@ -50,45 +55,113 @@ class _Draft:
     clusters: dict[str, Cluster] = field(default_factory=dict)
     conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
     led_to: set[Key] = field(default_factory=set)  # pools that some route leads to
+    sites: list[Site] = field(default_factory=list)
+    losers: dict[Key, Model] = field(default_factory=dict)  # by model, the older one with its name on a shared port
 
-    def say(self, whose: Pool | Route, type_: str, reason: str, message: str, *, status: bool = False) -> None:
+    def say(
+        self,
+        whose: Pool | Route,
+        type_: str,
+        reason: str,
+        message: str,
+        *,
+        status: bool = False,
+        parent: Key | None = None,
+    ) -> None:
         kind = "InferencePool" if isinstance(whose, Pool) else "HTTPRoute"
-        self.conditions[Condition(kind, whose.key, type_, status, reason, message)] = None
+        self.conditions[Condition(kind, whose.key, type_, status, reason, message, parent)] = None
+
+    def use(self, cluster: Cluster, backend: Key) -> Cluster:
+        """A route leads to `cluster`, which stands for `backend`."""
+        self.clusters[cluster.name] = cluster
+        self.led_to.add(backend)
+        return cluster
 
 
-def build_plan(objects: ObjectSet, *, first_byte: bool = True) -> tuple[GatewayPlan, tuple[Condition, ...]]:
-    """The plan and the conditions. Nothing here raises: what cannot be honoured is a condition."""
+def build_plan(
+    objects: ObjectSet, *, first_byte: bool = True, controller: str | None = None
+) -> tuple[GatewayPlan, tuple[Condition, ...]]:
+    """The plan and the conditions. Nothing here raises: what cannot be honoured is a condition.
+
+    `controller`: only Gateways whose class names it; None: all, whatever their class.
+    """
     draft = _Draft(
         catalog=Catalog(objects.pools, objects.services, tuple(objects.members.values())),
-        gateways=objects.gateways,
+        gateways=_gateways(objects, controller),
         first_byte=first_byte,
     )
     pools = sorted(objects.pools.values(), key=age)
-    _attach_pools(draft, pools)
+    _attach_pools(draft, pools, objects)
     for route in sorted(objects.routes.values(), key=age):
         _attach_route(draft, route)
     _check_pools(draft, pools)
     clusters = tuple(draft.clusters[name] for name in sorted(draft.clusters))
-    plan = GatewayPlan(listeners=tuple(_listeners(draft)), clusters=clusters)
-    return plan, tuple(sorted(draft.conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
+    sites = tuple(sorted(draft.sites, key=lambda site: (site.gateway, site.listener)))
+    plan = GatewayPlan(listeners=tuple(_listeners(draft)), clusters=clusters, sites=sites)
+    conditions = [*draft.conditions, *attachment_conditions(objects, draft.losers)]
+    return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
-def _attach_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
-    """Exposure by annotation: a route for every request of that port. The oldest pool has it."""
-    holders: dict[AttachTo, Key] = {}
+def _gateways(objects: ObjectSet, controller: str | None) -> Mapping[Key, Gateway]:
+    if controller is None:
+        return objects.gateways
+    ours = {one.key.name for one in objects.gateway_classes.values() if one.controller == controller}
+    return {key: gateway for key, gateway in objects.gateways.items() if gateway.class_name in ours}
+
+
+def _attach_pools(draft: _Draft, pools: Iterable[Pool], objects: ObjectSet) -> None:
+    """Exposure by annotation: a route for every request of that port, or for those of the pool's models."""
+    wanting: dict[AttachTo, dict[Key, tuple[Seat, ...]]] = defaultdict(dict)
     for pool in pools:
-        wanted = pool.attach_to
-        if wanted is None:
+        if pool.attach_to is None:
             continue
-        seats = find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
+        seats = _seats(draft, pool, pool.attach_to, objects)
         if isinstance(seats, Refused):
-            draft.say(pool, "Accepted", seats.reason, seats.message)
-        elif (holder := holders.setdefault(wanted, pool.key)) != pool.key:
-            taken = f"port {wanted.port} of Gateway {wanted.gateway} leads to InferencePool {holder} already"
-            draft.say(pool, "Accepted", "Conflicted", f"{taken}; attach this one to another port")
+            draft.say(pool, "Accepted", seats.reason, seats.message, parent=pool.attach_to.gateway)
         else:
-            rule = RouteRule(backends=(BackendRef(BackendKind.POOL, pool.key),))
-            _seat(draft, pool, (rule,), seats, names_listener=True)
+            wanting[pool.attach_to][pool.key] = seats
+    for wanted, found in wanting.items():
+        sharing = share((objects.pools[key] for key in found), objects.models.values())
+        for key, why in sharing.refused.items():
+            message = f"port {wanted.port} of Gateway {wanted.gateway} {why}; attach this one to another port"
+            draft.say(objects.pools[key], "Accepted", "Conflicted", message, parent=wanted.gateway)
+        draft.losers |= sharing.losers
+        _seat_pools(draft, [(objects.pools[key], found[key]) for key in sharing.pools])
+
+
+def _seats(draft: _Draft, pool: Pool, wanted: AttachTo, objects: ObjectSet) -> tuple[Seat, ...] | Refused:
+    other = objects.gateways.get(wanted.gateway)
+    if other is not None and wanted.gateway not in draft.gateways:
+        return Refused("NotSupportedByParent", f"Gateway {other.key} has class {other.class_name}, which is not ours")
+    return find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
+
+
+def _seat_pools(draft: _Draft, pools: Iterable[tuple[Pool, tuple[Seat, ...]]]) -> None:
+    """Give pools that share a port, the default first, their places on its listeners."""
+    places: dict[Place, list[tuple[Pool, Seat]]] = defaultdict(list)
+    for pool, seats in pools:
+        draft.say(pool, "Accepted", "Accepted", "attached", status=True, parent=seats[0].gateway)
+        for seat in seats:
+            places[seat.gateway, seat.listener.name].append((pool, seat))
+    for (gateway, listener), taken in places.items():
+        site = Site(gateway, listener, taken[0][1].listener.port, tuple(pool.key for pool, _ in taken))
+        draft.sites.append(site)
+        for pool, seat in taken:
+            route = _pool_route(draft, pool, site)
+            draft.attached[gateway, listener].append(Attached(route, seat.hostnames, True, pool.created, 0))
+
+
+def _pool_route(draft: _Draft, pool: Pool, site: Site) -> PlannedRoute:
+    cluster = draft.use(pool_cluster(pool, draft.catalog.members), pool.key)
+    is_default = site.pools[0] == pool.key
+    shared = site if site.shared and is_default else None
+    placement = Placement(pool.key, pool.failure_mode, draft.first_byte, shared)
+    return PlannedRoute(
+        owner=pool.key,
+        match=RouteMatch(),
+        destinations=(Destination(cluster.name, placement=placement),),
+        chosen=None if is_default else pool.key,
+    )
 
 
 def _attach_route(draft: _Draft, route: Route) -> None:
@@ -102,17 +175,17 @@ def _attach_route(draft: _Draft, route: Route) -> None:
 
 
 def _seat(
-    draft: _Draft, owner: Pool | Route, rules: Iterable[RouteRule], seats: Iterable[Seat], *, names_listener: bool
+    draft: _Draft, route: Route, rules: Iterable[RouteRule], seats: Iterable[Seat], *, names_listener: bool
 ) -> None:
-    draft.say(owner, "Accepted", "Accepted", "attached", status=True)
-    planned = [route for rule in rules for route in _planned(draft, owner, rule)]
+    draft.say(route, "Accepted", "Accepted", "attached", status=True)
+    planned = [one for rule in rules for one in _planned(draft, route, rule)]
     for seat in seats:
         draft.attached[seat.gateway, seat.listener.name] += [
-            Attached(route, seat.hostnames, names_listener, owner.created, index) for index, route in enumerate(planned)
+            Attached(one, seat.hostnames, names_listener, route.created, index) for index, one in enumerate(planned)
         ]
 
 
-def _planned(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterator[PlannedRoute]:
+def _planned(draft: _Draft, owner: Route, rule: RouteRule) -> Iterator[PlannedRoute]:
     destinations = tuple(_destinations(draft, owner, rule))
     for match in rule.matches:
         yield PlannedRoute(
@@ -124,7 +197,7 @@ def _planned(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterator[Pl
         )
 
 
-def _destinations(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterator[Destination]:
+def _destinations(draft: _Draft, owner: Route, rule: RouteRule) -> Iterator[Destination]:
     weighted = [ref for ref in rule.backends if ref.weight > 0]
     if not weighted:
         yield Destination(Refusal(500, "no_backend", "The route leads to no backend."))
@@ -136,8 +209,7 @@ def _destinations(draft: _Draft, owner: Pool | Route, rule: RouteRule) -> Iterat
                 Refusal(503, "backend_not_found", f"The route's backend is missing: {cluster}."), ref.weight
             )
             continue
-        draft.clusters[cluster.name] = cluster
-        draft.led_to.add(ref.key)
+        draft.use(cluster, ref.key)
         if not cluster.endpoints and ref.key not in draft.catalog.pools:
             message = f"no ready endpoint stands behind {ref.kind} {ref.key}"
             draft.say(owner, "BackendsAvailable", "EndpointsNotFound", message)

@@ -42,6 +42,19 @@ class Resilience:
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     # LLM requests live for minutes: Envoy's default of 1024 would cap the gateway.
     max_requests: int = 65536
+    # Servers behind uvicorn close a connection that was idle for 5 s; leaving first avoids sending into the close.
+    upstream_idle: float = 4.0
+    # With no healthy endpoint left, trying all of them beats refusing; with one left, it gets the requests.
+    panic_percent: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """TCP's own: a dead peer is found within two minutes, however silent the stream may rightly be."""
+
+    probes: int = 3
+    idle: int = 60
+    interval: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +74,35 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """A listener that pools are attached to; one picker can serve it.
+
+    `pools`: the default first, that is, the one that serves every model, else the oldest; then by age. A request is
+    the default's unless the picker finds its model in another.
+    """
+
+    gateway: Key
+    listener: str
+    port: int
+    pools: tuple[Key, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the model decides which pool a request is for."""
+        return len(self.pools) > 1
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
-    """The picker is asked where each request of `pool` goes."""
+    """The picker is asked where each request of `pool` goes.
+
+    `site`: it is asked first which of the site's pools a request is for; `pool` is its default.
+    """
 
     pool: Key
     failure_mode: FailureMode
     first_byte: bool  # it also sees the first response chunk, for the exact time to the first token
+    site: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +127,8 @@ class Destination:
 class PlannedRoute:
     """One match and where it leads. `destinations` is never empty and has only positive weights.
 
-    `request_timeout` None: none. `try_timeout` bounds the response headers of one try.
+    `request_timeout` None: none. `try_timeout` bounds the response headers of one try. `chosen`: only for requests that
+    the picker has found to be that pool's.
     """
 
     owner: Key  # the HTTPRoute, or the pool that asked for exposure
@@ -99,6 +136,7 @@ class PlannedRoute:
     destinations: tuple[Destination, ...]
     request_timeout: float | None = None
     try_timeout: float | None = None
+    chosen: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +188,9 @@ class GatewayPlan:
 
     listeners: tuple[PlannedListener, ...] = ()
     clusters: tuple[Cluster, ...] = ()
+    sites: tuple[Site, ...] = ()
     picker: PickerRules = field(default_factory=PickerRules)
+    keepalive: Keepalive = field(default_factory=Keepalive)
     # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.
     idle_timeout: float = 3600.0
     # A request body up to this size can be sent again, and reaches the picker whole.
@@ -166,7 +206,7 @@ class GatewayPlan:
 class Condition:
     """What became of one object: the standard condition types and reasons of the Gateway API.
 
-    `status` False on type `Accepted` means that the object has no effect.
+    `status` False on type `Accepted` means that the object has no effect. `parent`: the Gateway that it is about.
     """
 
     kind: str
@@ -175,6 +215,7 @@ class Condition:
     status: bool
     reason: str
     message: str
+    parent: Key | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key}: {self.reason}: {self.message}"

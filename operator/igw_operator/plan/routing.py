@@ -7,7 +7,7 @@ listener, then the oldest, then the name.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from igw_api.objects import Key, PathKind, RouteMatch
+from igw_api.objects import Key, PathKind
 from igw_operator.plan.attach import ANY_HOST, covers
 from igw_operator.plan.model import Host, PlannedRoute
 
@@ -27,15 +27,17 @@ class Attached:
     @property
     def precedence(self) -> tuple[tuple[int, ...], bool, float, Key, int]:
         """Lower goes first."""
-        return (_specificity(self.route.match), not self.names_listener, self.created, self.route.owner, self.index)
+        return (_specificity(self.route), not self.names_listener, self.created, self.route.owner, self.index)
 
 
-def _specificity(match: RouteMatch) -> tuple[int, ...]:
+def _specificity(route: PlannedRoute) -> tuple[int, ...]:
+    match = route.match
     return (
         _PATH_RANK[match.path_kind],
         -len(match.path),
         0 if match.method else 1,
-        -len(match.headers),
+        # The picker's choice counts as the header that it is on other gateways.
+        -len(match.headers) - (route.chosen is not None),
         -len(match.query),
     )
 

@@ -12,7 +12,7 @@ from envoy_data_plane.envoy.type.metadata import v3 as metadata_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
-from igw_operator.plan.model import Cluster, PassiveHealth, PickerRules
+from igw_operator.plan.model import Cluster, Keepalive, PassiveHealth, PickerRules
 from igw_operator.render.files import (
     PICKER_CLUSTER,
     Address,
@@ -24,11 +24,8 @@ from igw_operator.render.files import (
     typed,
 )
 
+DEFAULT_KEEPALIVE = Keepalive()
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-# Servers behind uvicorn close a connection that was idle for 5 s; leaving first avoids sending into the close.
-UPSTREAM_IDLE = 4.0
-# With no healthy endpoint left, trying all of them beats refusing; with one left, it gets the requests.
-POOL_PANIC_PERCENT = 1.0
 
 
 def eds_file(cluster: str) -> str:
@@ -47,12 +44,12 @@ def cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
         connect_timeout=seconds(planned.resilience.connect_timeout),
         load_balancing_policy=_balancing(planned),
         common_lb_config=cluster_v3.ClusterCommonLbConfig(
-            healthy_panic_threshold=type_v3.Percent(value=POOL_PANIC_PERCENT)
+            healthy_panic_threshold=type_v3.Percent(value=planned.resilience.panic_percent)
         ),
         outlier_detection=_outliers(planned.resilience.passive_health),
         circuit_breakers=_limits(planned.resilience.max_requests),
         typed_extension_protocol_options=_protocol(
-            core_v3.Http2ProtocolOptions() if planned.http2 else None, UPSTREAM_IDLE
+            core_v3.Http2ProtocolOptions() if planned.http2 else None, planned.resilience.upstream_idle
         ),
         upstream_connection_options=_keepalive(),
     )
@@ -184,9 +181,11 @@ def _keepalive() -> cluster_v3.UpstreamConnectionOptions:
     return cluster_v3.UpstreamConnectionOptions(tcp_keepalive=tcp_keepalive())
 
 
-def tcp_keepalive() -> core_v3.TcpKeepalive:
-    """A dead peer is found within two minutes, however silent the stream may rightly be."""
-    return core_v3.TcpKeepalive(keepalive_probes=3, keepalive_time=60, keepalive_interval=20)
+def tcp_keepalive(rules: Keepalive = DEFAULT_KEEPALIVE) -> core_v3.TcpKeepalive:
+    """The plan's rule in Envoy's words."""
+    return core_v3.TcpKeepalive(
+        keepalive_probes=rules.probes, keepalive_time=rules.idle, keepalive_interval=rules.interval
+    )
 
 
 def _assignment(name: str, addresses: list[Address]) -> endpoint_v3.ClusterLoadAssignment:

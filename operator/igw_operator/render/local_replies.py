@@ -5,7 +5,6 @@ path, so that nothing here matches them and they pass as they are. The statuses 
 the picker never gives in the modes that our Envoy uses.
 """
 
-import json
 from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog_v3
@@ -14,9 +13,9 @@ from envoy_data_plane.envoy.config.route import v3 as route_v3
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm_v3
 
 from igw_operator.plan.model import PickerRules
+from igw_operator.render.errors import REQUEST_ERROR, SERVICE_ERROR, TIMEOUT_ERROR, error_body
 
 MIB = 2**20
-REQUEST_ERROR, SERVICE_ERROR, TIMEOUT_ERROR = "invalid_request_error", "service_unavailable_error", "timeout_error"
 
 _Filter = accesslog_v3.AccessLogFilter
 
@@ -45,7 +44,7 @@ def local_replies(rules: PickerRules) -> hcm_v3.LocalReplyConfig:
 
 def error_format(message: str, kind: str, code: str) -> core_v3.SubstitutionFormatString:
     """A reply that says this, as JSON."""
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    body = error_body(message, kind, code)
     return core_v3.SubstitutionFormatString(
         text_format_source=core_v3.DataSource(inline_string=body.replace("%", "%%")), content_type="application/json"
     )

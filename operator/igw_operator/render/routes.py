@@ -16,9 +16,10 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api.objects import PathKind, RouteMatch, ValueMatch
 from igw_operator.plan.model import Cluster, Destination, GatewayPlan, PlannedListener, PlannedRoute, Refusal, Retry
+from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import placed, placed_upgrade
-from igw_operator.render.local_replies import SERVICE_ERROR, error_format
+from igw_operator.render.local_replies import error_format
 
 MILLION = 1_000_000
 # A response that has begun is never sent again, whatever this says.

@@ -1,0 +1,125 @@
+"""The policies of one listener: that its requests are asked about, and what clients may do. Pure.
+
+One of each per listener, whatever its pools: a policy of a route's own would add a filter, which drains the listener
+and cuts its long streams.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from igw_api import wire
+from igw_api.meta import GATEWAY_GROUP
+from igw_operator.plan.model import GatewayPlan, Keepalive, PickerRules, Site
+from igw_operator.render.envoy_gateway.manifests import duration, manifest
+from igw_operator.render.envoy_gateway.names import Names, site_labels
+from igw_operator.render.envoy_gateway.picker import GRPC_PORT
+from igw_operator.render.envoy_gateway.values import Observed, Options, Phase, Rendered
+
+# What Envoy Gateway lets a message carry; it refuses attributes that name a header.
+ATTRIBUTES = ["xds.route_name", "request.path"]
+# All that the picker reads of a request besides its body.
+FORWARDED = (
+    ":method",
+    ":path",
+    "content-type",
+    "upgrade",
+    wire.OBJECTIVE_HEADER,
+    wire.MODEL_HEADER,
+    wire.MODEL_REWRITE_HEADER,
+)
+LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+
+
+def listener_objects(
+    site: Site, plan: GatewayPlan, names: Names, observed: Observed, options: Options
+) -> Iterator[Rendered]:
+    """Both policies, and the patch where it is enabled."""
+    key, labels = names.site(site), site_labels(site, names)
+    target = {"group": GATEWAY_GROUP, "kind": "Gateway", "name": site.gateway.name}
+    targets = [{**target, "sectionName": site.listener}]
+    client = {"targetRefs": targets, **_client_rules(plan)}
+    yield Rendered(Phase.LISTENER_POLICY, manifest("ClientTrafficPolicy", key, labels, spec=client))
+    extension = {"targetRefs": targets, "extProc": [_ext_proc(names.front(site).name, plan.picker)]}
+    # Without an endpoint behind it the filter would be left out now, and added later at the cost of a drain.
+    waits = key not in observed.cluster_ips
+    yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyExtensionPolicy", key, labels, spec=extension), waits)
+    if options.patch_policies:
+        patch = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [_trim(site, names)]}
+        yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyPatchPolicy", key, labels, spec=patch), waits)
+
+
+def _client_rules(plan: GatewayPlan) -> dict[str, Any]:
+    return {
+        "connection": {"bufferLimit": f"{plan.max_body_kept // 2**20}Mi"},
+        "headers": {"earlyRequestHeaders": {"remove": list(wire.ROUTING_HEADERS)}},
+        "timeout": {"http": {"streamIdleTimeout": duration(plan.idle_timeout)}},
+        "tcpKeepalive": tcp_keepalive(plan.keepalive),
+    }
+
+
+def _ext_proc(front: str, rules: PickerRules) -> dict[str, Any]:
+    return {
+        "backendRefs": [{"group": "", "kind": "Service", "name": front, "port": GRPC_PORT}],
+        "failOpen": True,  # pools that fail closed do so by their routes
+        "messageTimeout": duration(rules.message_timeout),
+        "processingMode": {
+            "allowModeOverride": True,  # an upgrade's body never ends
+            "request": {"body": "BufferedPartial", "attributes": ATTRIBUTES},
+        },
+        "backendSettings": _picker_settings(rules),
+    }
+
+
+def _picker_settings(rules: PickerRules) -> dict[str, Any]:
+    return {
+        "timeout": {"tcp": {"connectTimeout": duration(rules.connect_timeout)}},
+        "circuitBreaker": limits(rules.max_streams),
+        "http2": {
+            "connectionKeepalive": {
+                "interval": duration(rules.ping_interval),
+                "timeout": duration(rules.ping_timeout),
+            }
+        },
+        "healthCheck": {
+            "panicThreshold": 0,
+            "active": {
+                "type": "GRPC",
+                "grpc": {"service": wire.EXT_PROC_SERVICE},
+                "interval": duration(rules.check_interval),
+                "timeout": duration(rules.check_timeout),
+                "unhealthyThreshold": rules.unhealthy_checks,
+                "healthyThreshold": rules.healthy_checks,
+            },
+        },
+    }
+
+
+def _trim(site: Site, names: Names) -> dict[str, Any]:
+    """Send the picker only the headers that it reads: most of a message is headers that it would only throw away."""
+    policy = names.site(site)
+    name = f"envoy.filters.http.ext_proc/envoyextensionpolicy/{policy}/extproc/0"
+    return {
+        "type": LISTENER_TYPE,
+        "name": f"{site.gateway}/{site.listener}",
+        "operation": {
+            "op": "add",
+            "jsonPath": f"..http_filters[?(@.name=='{name}')].typed_config",
+            "path": "/forward_rules",
+            "value": {"allowed_headers": {"patterns": [{"exact": header} for header in FORWARDED]}},
+        },
+    }
+
+
+def limits(most: int) -> dict[str, int]:
+    """Circuit breakers that never open below `most`."""
+    return {
+        "maxConnections": most,
+        "maxPendingRequests": most,
+        "maxParallelRequests": most,
+        "maxParallelRetries": most,
+    }
+
+
+def tcp_keepalive(rules: Keepalive) -> dict[str, Any]:
+    """The plan's rule in Envoy Gateway's words."""
+    return {"probes": rules.probes, "idleTime": duration(rules.idle), "interval": duration(rules.interval)}

@@ -1,0 +1,160 @@
+"""The objects of one pool on one listener: its endpoints, how they are treated, and the way there. Pure.
+
+A pool's endpoints are always behind the first rule of its HTTPRoute, so that their cluster keeps its name whatever else
+happens on the listener. What leads there is a header that only the picker sets; for the listener's default pool
+anything does, unless it fails closed: then a second rule refuses what the picker has not placed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from igw_api import wire
+from igw_api.meta import GATEWAY_GROUP
+from igw_api.objects import FailureMode, Key, Lead, Pool
+from igw_operator.plan.backends import H2C
+from igw_operator.plan.model import GatewayPlan, Resilience, Site
+from igw_operator.render.envoy_gateway.listener import limits, tcp_keepalive
+from igw_operator.render.envoy_gateway.manifests import ENVOY_GROUP, duration, endpoint_slice, manifest
+from igw_operator.render.envoy_gateway.names import Names, pool_labels, site_labels
+from igw_operator.render.envoy_gateway.picker import GRPC_PORT, GRPC_PORT_NAME, leads_to_pods
+from igw_operator.render.envoy_gateway.values import Manifest, Observed, Phase, Rendered
+from igw_operator.render.errors import SERVICE_ERROR, error_body
+
+RETRY_ON = ["connect-failure", "refused-stream", "reset-before-request", "reset", "retriable-status-codes"]
+ANY_PATH = {"type": "PathPrefix", "value": "/"}
+
+
+def pool_objects(
+    site: Site, pool: Pool, plan: GatewayPlan, names: Names, observed: Observed, resilience: Resilience
+) -> Iterator[Rendered]:
+    """All but the Service that the pool names."""
+    labels = {**site_labels(site, names), **pool_labels(pool.key)}
+    yield Rendered(Phase.FOUNDATION, manifest("Service", names.service(pool.key), labels, spec=_endpoints(pool)))
+    key = names.route(site, pool.key)
+    target = {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": key.name}
+    policy = {"targetRefs": [target], **_treatment(resilience, plan)}
+    yield Rendered(Phase.BACKEND_POLICY, manifest("BackendTrafficPolicy", key, labels, spec=policy))
+    if refuses(site, pool):
+        yield Rendered(Phase.BACKEND_POLICY, manifest("HTTPRouteFilter", key, labels, spec=_refusal()))
+    route = manifest("HTTPRoute", key, labels, spec=_route(site, pool, names))
+    yield Rendered(Phase.ROUTE, route, waits=names.site(site) not in observed.cluster_ips)
+
+
+def extension_objects(site: Site, pool: Pool, names: Names, observed: Observed) -> Iterator[Rendered]:
+    """The Service that the pool names as its picker. In another namespace it cannot select the picker's Pods."""
+    if pool.picker is None:
+        return
+    picker = names.site(site)
+    key, labels = Key(pool.key.namespace, pool.picker), {**site_labels(site, names), **pool_labels(pool.key)}
+    if key.namespace == picker.namespace:
+        spec = leads_to_pods(picker.name, pool.picker_port)
+        yield Rendered(Phase.FOUNDATION, manifest("Service", key, labels, spec=spec))
+        return
+    port = {"name": GRPC_PORT_NAME, "port": pool.picker_port, "targetPort": GRPC_PORT, "protocol": "TCP"}
+    yield Rendered(Phase.FOUNDATION, manifest("Service", key, labels, spec={"clusterIP": "None", "ports": [port]}))
+    address = observed.cluster_ips.get(picker)
+    found = endpoint_slice(key, labels, address, GRPC_PORT_NAME, GRPC_PORT)
+    yield Rendered(Phase.FOUNDATION, found, waits=not address)
+
+
+def refuses(site: Site, pool: Pool) -> bool:
+    """Whether requests of the listener that the picker has not placed are refused."""
+    return site.pools[0] == pool.key and pool.failure_mode is FailureMode.CLOSE
+
+
+def lead(site: Site, default: Pool, names: Names) -> tuple[str, Lead]:
+    """The name of the route on which requests of the listener land, up to the match; and where it may lead."""
+    closed = refuses(site, default)
+    route = f"httproute/{names.route(site, default.key)}/rule/{1 if closed else 0}"
+    return route, Lead(site.pools, announce=site.shared or closed)
+
+
+def _endpoints(pool: Pool) -> dict[str, Any]:
+    protocol = {"appProtocol": H2C} if pool.app_protocol == H2C else {}
+    return {
+        "clusterIP": "None",
+        "selector": dict(pool.selector),
+        "ports": [
+            {"name": f"port-{number}", "port": number, "targetPort": number, "protocol": "TCP", **protocol}
+            for number in pool.target_ports
+        ],
+    }
+
+
+def _route(site: Site, pool: Pool, names: Names) -> dict[str, Any]:
+    service = names.service(pool.key).name
+    backends = {
+        "backendRefs": [
+            {"group": "", "kind": "Service", "name": service, "port": port, "weight": 1} for port in pool.target_ports
+        ]
+    }
+    chosen = {"path": ANY_PATH, "headers": [{"type": "Exact", "name": wire.POOL_HEADER, "value": str(pool.key)}]}
+    anything = {"path": ANY_PATH}
+    if site.pools[0] != pool.key:
+        rules = [{"matches": [chosen], **backends}]
+    elif refuses(site, pool):
+        answer = {"group": ENVOY_GROUP, "kind": "HTTPRouteFilter", "name": names.route(site, pool.key).name}
+        refused = {"matches": [anything], "filters": [{"type": "ExtensionRef", "extensionRef": answer}]}
+        rules = [{"matches": [chosen], **backends}, refused]
+    else:
+        rules = [{"matches": [anything], **backends}]
+    parent = {
+        "group": GATEWAY_GROUP,
+        "kind": "Gateway",
+        "namespace": site.gateway.namespace,
+        "name": site.gateway.name,
+        "sectionName": site.listener,
+    }
+    return {"parentRefs": [parent], "rules": rules}
+
+
+def _treatment(resilience: Resilience, plan: GatewayPlan) -> dict[str, Any]:
+    retry, health = resilience.retry, resilience.passive_health
+    return {
+        "loadBalancer": {
+            "type": "RoundRobin",
+            "endpointOverride": {"extractFrom": [{"header": wire.DESTINATION_HEADER}]},
+        },
+        "retry": {
+            "numRetries": retry.attempts,
+            "retryOn": {"triggers": RETRY_ON, "httpStatusCodes": list(retry.statuses)},
+            "perRetry": {
+                "backOff": {
+                    "baseInterval": duration(retry.base_interval),
+                    "maxInterval": duration(retry.max_interval),
+                }
+            },
+        },
+        "healthCheck": {
+            "panicThreshold": round(resilience.panic_percent),
+            "passive": {
+                "consecutiveGatewayErrors": health.failures,
+                "interval": duration(health.interval),
+                "baseEjectionTime": duration(health.base_ejection),
+                "maxEjectionPercent": health.max_ejected_percent,
+            },
+        },
+        "circuitBreaker": limits(resilience.max_requests),
+        "timeout": {
+            "tcp": {"connectTimeout": duration(resilience.connect_timeout)},
+            # Without a request timeout Envoy's own of 15 s would cut completions.
+            "http": {
+                "requestTimeout": "0s",
+                "streamIdleTimeout": duration(plan.idle_timeout),
+                "connectionIdleTimeout": duration(resilience.upstream_idle),
+            },
+        },
+        "tcpKeepalive": tcp_keepalive(plan.keepalive),
+    }
+
+
+def _refusal() -> Manifest:
+    message = "Requests of this pool are placed only, and the picker does not answer; try again later."
+    body = error_body(message, SERVICE_ERROR, "picker_unavailable")
+    return {
+        "directResponse": {
+            "statusCode": 503,
+            "contentType": "application/json",
+            "body": {"type": "Inline", "inline": body},
+        }
+    }
