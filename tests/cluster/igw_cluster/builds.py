@@ -37,6 +37,10 @@ _KUBERNETES_FLAGS: Final = (
 )
 _EG_MODULE: Final = "github.com/envoyproxy/gateway"
 _EG_FLAGS: Final = f"{_STRIP} -X {_EG_MODULE}/internal/cmd/version.envoyGatewayVersion={ENVOY_GATEWAY}"
+_CHART_PLACEHOLDERS: Final = {
+    "${GatewayImage}": f"docker.io/envoyproxy/gateway:{ENVOY_GATEWAY}",
+    "${GatewayImagePullPolicy}": "IfNotPresent",
+}
 _GO_ENVIRONMENT: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
 # Two compilations fill the pauses of each other (downloads, links); more would only take memory.
 _AT_ONCE: Final = 2
@@ -117,7 +121,10 @@ def ensure(programs: Iterable[str] = PROGRAMS, say: Say = print) -> dict[str, Pa
 
 
 def envoy_gateway_chart(say: Say = print) -> Path:
-    """The folder of Envoy Gateway's Helm chart as its module has it. Raises BuildFailed, toolchain.Missing."""
+    """The folder of Envoy Gateway's Helm chart: its module's, with the placeholders of its values filled in.
+
+    Raises BuildFailed, toolchain.Missing.
+    """
     place = toolchain.cache() / f"envoy-gateway-chart-{ENVOY_GATEWAY}"
     if not place.exists():
         with _lock("chart", say):
@@ -143,6 +150,10 @@ def _copy_chart(place: Path, go: Path) -> None:
     shutil.copytree(
         Path(json.loads(done.stdout)["Dir"]) / "charts" / "gateway-helm", draft, copy_function=shutil.copyfile
     )
+    values = (draft / "values.tmpl.yaml").read_text()
+    for placeholder, value in _CHART_PLACEHOLDERS.items():
+        values = values.replace(placeholder, value)
+    (draft / "values.yaml").write_text(values)
     for folder in [draft, *(entry for entry in draft.rglob("*") if entry.is_dir())]:
         folder.chmod(0o755)
     draft.rename(place)
