@@ -1,6 +1,6 @@
 """Writes the CustomResourceDefinitions from the models: `python -m igw_api.crdgen [FOLDER [CHART_FOLDER]]`.
 
-All go to the first folder (crds/), and those that matter in a cluster to the second as well, for the chart (`make crds`).
+All go to the first folder (crds/), and those that matter in a cluster to the second as well, the chart's (`make crds`).
 The models are the only place where a field is described. `definitions()` is pure; `main` writes the files, and a test
 proves that those in the repository are fresh.
 """
@@ -195,4 +195,4 @@ def _write(folder: Path, files: Iterator[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3] or [Path(__file__).parents[1]]))
+    main(*([Path(word) for word in sys.argv[1:3]] or [Path(__file__).parents[1]]))

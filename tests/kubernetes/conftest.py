@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from igw_cluster.apiserver import ApiServer, running_api_server
 
 
