@@ -123,8 +123,17 @@ def _encode(reply: Reply) -> bytes:
     response = _RESPONSES[reply.part](common)
     if reply.metadata:
         _write(response.dynamic_metadata.fields[wire.LB_NAMESPACE].struct_value, reply.metadata)
+    if reply.headers_only:
+        response.mode_override.CopyFrom(_HEADERS_ONLY)
     return response.SerializeToString()
 
+
+# Bodies have no default: what is not named is not sent. The request's headers have been.
+_HEADERS_ONLY = pb.ProcessingMode(
+    request_header_mode=pb.ProcessingMode.HeaderSendMode.SEND,
+    response_header_mode=pb.ProcessingMode.HeaderSendMode.SKIP,
+    request_body_mode=pb.BodySendMode.NONE,
+)
 
 _RESPONSES = {
     Part.REQUEST_HEADERS: lambda common: pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common)),

@@ -89,6 +89,7 @@ class Reply(NamedTuple):
     end_of_stream: bool = False
     metadata: Mapping[str, str | int] = {}  # in the namespace wire.LB_NAMESPACE
     clear_route_cache: bool = False
+    headers_only: bool = False  # show no body and no response of this request
 
 
 @dataclass(frozen=True, slots=True)

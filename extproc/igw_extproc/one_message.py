@@ -91,7 +91,7 @@ _ROUTES_ANEW = field(3, field(1, b"\x28\x01"))  # one with clear_route_cache
 def body_reply(destinations: str, lease: str, pool: str | None = None) -> bytes:
     """A ProcessingResponse that lets the request body pass and carries the texts as dynamic metadata.
 
-    With `pool` the proxy chooses its route once more.
+    With `pool` that is told too, and the proxy chooses its route once more.
     """
     # Destinations come again and again; a lease is told once.
     entries = _entry(wire.DESTINATION_HEADER, destinations) + field(1, _LEASE + field(2, field(3, lease.encode())))

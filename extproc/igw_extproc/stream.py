@@ -13,9 +13,14 @@ Which reply fits depends on the body mode that the proxy announces with its firs
     STREAMED, NONE            the headers alone        the answer to the headers: later mutations would not count
     FULL_DUPLEX_STREAMED      the whole body           the headers' answer, held back; then the body in chunks
 
+A request that switches protocols (WebSocket) has no body that could be waited for: its headers decide in every mode,
+and the answer asks the proxy to show no more of it.
+
 A conversation that begins with response headers is the first-byte filter's: it reports the status and the first byte
 of one response, then we end it; the proxy carries on alone.
 """
+
+from collections.abc import Mapping
 
 import orjson
 
@@ -61,6 +66,7 @@ class Exchange:
         "_refused",
         "_response",
         "_response_mode",
+        "_switches",
         "observer",
     )
 
@@ -71,7 +77,7 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._held = 0
         self._arrived: Part | None = None
-        self._refused = False
+        self._refused = self._switches = False
         self._response: _Response | None = None
         self.observer = False
 
@@ -104,7 +110,9 @@ class Exchange:
             return (_answered_body(placement, headers),)
         if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
             return self._full_duplex(placement, headers)
-        return (_answered_headers(placement, headers),)
+        # Not in the other modes: there the body does not wait, and the override would hide a response that is wanted.
+        headers_only = self._switches and self._mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
+        return (_answered_headers(placement, headers)._replace(headers_only=headers_only),)
 
     def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
         """The immediate response that tells the client why."""
@@ -115,7 +123,8 @@ class Exchange:
     # ------------------------------------------------------------------------------------ the request
 
     def _request_headers(self, message: Message) -> Step:
-        if message.end_of_stream or self._mode in (BodyMode.NONE, BodyMode.STREAMED):
+        self._switches = _switches_protocols(message.headers)
+        if message.end_of_stream or self._switches or self._mode in (BodyMode.NONE, BodyMode.STREAMED):
             return self._arrive(Part.REQUEST_HEADERS, b"", complete=message.end_of_stream)
         if self._mode is BodyMode.FULL_DUPLEX:
             return _NOTHING
@@ -123,7 +132,7 @@ class Exchange:
 
     def _request_body(self, message: Message) -> Step:
         if self._arrived is not None:
-            return self._late_body()
+            return self._late_body(message)
         if self._mode is not BodyMode.FULL_DUPLEX:
             # Before trailers the stream goes on, but a buffered body is whole: Envoy refuses those it cannot hold.
             complete = message.end_of_stream or self._mode is BodyMode.BUFFERED
@@ -136,9 +145,14 @@ class Exchange:
             return _NOTHING
         return self._arrive(Part.REQUEST_BODY, b"".join(self._chunks), complete=True)
 
-    def _late_body(self) -> Step:
-        """Body after the decision passes. In full duplex it can only be a second end of the body: ignored."""
-        return _NOTHING if self._mode is BodyMode.FULL_DUPLEX else Step((PASSES[Part.REQUEST_BODY],))
+    def _late_body(self, message: Message) -> Step:
+        """Body after the decision passes.
+
+        In full duplex it is what follows a switch of protocols, or a second end of the body, which is ignored.
+        """
+        if self._mode is not BodyMode.FULL_DUPLEX:
+            return Step((PASSES[Part.REQUEST_BODY],))
+        return Step(chunked(Part.REQUEST_BODY, message.body, message.end_of_stream)) if self._switches else _NOTHING
 
     def _request_trailers(self, message: Message) -> Step:
         if self._arrived is None and self._mode is BodyMode.FULL_DUPLEX:
@@ -190,6 +204,13 @@ class Exchange:
             return Step((passes, _FINISH))
         rest = self._response.rest(end_of_stream=False) if self._response is not None else ()
         return Step((*rest, passes), Chunk(b"", True))
+
+
+def _switches_protocols(headers: Mapping[str, str]) -> bool:
+    """Whether what follows the headers is no body: a tunnel, or another protocol once the engine has agreed."""
+    if headers.get(":method") == "CONNECT":
+        return True
+    return "upgrade" in headers and "upgrade" in headers.get("connection", "").lower()
 
 
 def _observed(message: Message, response: Responded) -> Step:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19igw_protos/ext_proc.proto\x12\x0cigw.ext_proc\x1a\x1cgoogle/protobuf/struct.proto\"\xde\x04\n\x11ProcessingRequest\x12\x34\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x19.igw.ext_proc.HttpHeadersH\x00\x12\x35\n\x10response_headers\x18\x03 \x01(\x0b\x32\x19.igw.ext_proc.HttpHeadersH\x00\x12.\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x16.igw.ext_proc.HttpBodyH\x00\x12/\n\rresponse_body\x18\x05 \x01(\x0b\x32\x16.igw.ext_proc.HttpBodyH\x00\x12\x36\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1a.igw.ext_proc.HttpTrailersH\x00\x12\x37\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1a.igw.ext_proc.HttpTrailersH\x00\x12\x30\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x16.igw.ext_proc.Metadata\x12\x43\n\nattributes\x18\t \x03(\x0b\x32/.igw.ext_proc.ProcessingRequest.AttributesEntry\x12<\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32#.igw.ext_proc.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"\x86\x01\n\x15ProtocolConfiguration\x12\x35\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\x12\x36\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\"N\n\x0bHttpHeaders\x12(\n\x07headers\x18\x01 \x01(\x0b\x32\x17.igw.ext_proc.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"9\n\x0cHttpTrailers\x12)\n\x08trailers\x18\x01 \x01(\x0b\x32\x17.igw.ext_proc.HeaderMap\"7\n\tHeaderMap\x12*\n\x07headers\x18\x01 \x03(\x0b\x32\x19.igw.ext_proc.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9f\x01\n\x08Metadata\x12\x43\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32*.igw.ext_proc.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xe9\x03\n\x12ProcessingResponse\x12\x38\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1d.igw.ext_proc.HeadersResponseH\x00\x12\x39\n\x10response_headers\x18\x02 \x01(\x0b\x32\x1d.igw.ext_proc.HeadersResponseH\x00\x12\x32\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1a.igw.ext_proc.BodyResponseH\x00\x12\x33\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1a.igw.ext_proc.BodyResponseH\x00\x12:\n\x10request_trailers\x18\x05 \x01(\x0b\x32\x1e.igw.ext_proc.TrailersResponseH\x00\x12;\n\x11response_trailers\x18\x06 \x01(\x0b\x32\x1e.igw.ext_proc.TrailersResponseH\x00\x12=\n\x12immediate_response\x18\x07 \x01(\x0b\x32\x1f.igw.ext_proc.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08response\"A\n\x0fHeadersResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.CommonResponse\">\n\x0c\x42odyResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.CommonResponse\"I\n\x10TrailersResponse\x12\x35\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\"\x95\x01\n\x0e\x43ommonResponse\x12\x35\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\x12\x31\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1a.igw.ext_proc.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"^\n\x0eHeaderMutation\x12\x34\n\x0bset_headers\x18\x01 \x03(\x0b\x32\x1f.igw.ext_proc.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\xfc\x01\n\x11HeaderValueOption\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.igw.ext_proc.HeaderValue\x12\x43\n\rappend_action\x18\x03 \x01(\x0e\x32,.igw.ext_proc.HeaderValueOption.AppendAction\"w\n\x0c\x41ppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x81\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12?\n\x11streamed_response\x18\x03 \x01(\x0b\x32\".igw.ext_proc.StreamedBodyResponseH\x00\x42\n\n\x08mutation\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\x8b\x01\n\x11ImmediateResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.igw.ext_proc.HttpStatus\x12-\n\x07headers\x18\x02 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05*d\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19igw_protos/ext_proc.proto\x12\x0cigw.ext_proc\x1a\x1cgoogle/protobuf/struct.proto\"\xde\x04\n\x11ProcessingRequest\x12\x34\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x19.igw.ext_proc.HttpHeadersH\x00\x12\x35\n\x10response_headers\x18\x03 \x01(\x0b\x32\x19.igw.ext_proc.HttpHeadersH\x00\x12.\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x16.igw.ext_proc.HttpBodyH\x00\x12/\n\rresponse_body\x18\x05 \x01(\x0b\x32\x16.igw.ext_proc.HttpBodyH\x00\x12\x36\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1a.igw.ext_proc.HttpTrailersH\x00\x12\x37\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1a.igw.ext_proc.HttpTrailersH\x00\x12\x30\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x16.igw.ext_proc.Metadata\x12\x43\n\nattributes\x18\t \x03(\x0b\x32/.igw.ext_proc.ProcessingRequest.AttributesEntry\x12<\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32#.igw.ext_proc.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"\x86\x01\n\x15ProtocolConfiguration\x12\x35\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\x12\x36\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\"N\n\x0bHttpHeaders\x12(\n\x07headers\x18\x01 \x01(\x0b\x32\x17.igw.ext_proc.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"9\n\x0cHttpTrailers\x12)\n\x08trailers\x18\x01 \x01(\x0b\x32\x17.igw.ext_proc.HeaderMap\"7\n\tHeaderMap\x12*\n\x07headers\x18\x01 \x03(\x0b\x32\x19.igw.ext_proc.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9f\x01\n\x08Metadata\x12\x43\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32*.igw.ext_proc.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x9e\x04\n\x12ProcessingResponse\x12\x38\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\x1d.igw.ext_proc.HeadersResponseH\x00\x12\x39\n\x10response_headers\x18\x02 \x01(\x0b\x32\x1d.igw.ext_proc.HeadersResponseH\x00\x12\x32\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1a.igw.ext_proc.BodyResponseH\x00\x12\x33\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1a.igw.ext_proc.BodyResponseH\x00\x12:\n\x10request_trailers\x18\x05 \x01(\x0b\x32\x1e.igw.ext_proc.TrailersResponseH\x00\x12;\n\x11response_trailers\x18\x06 \x01(\x0b\x32\x1e.igw.ext_proc.TrailersResponseH\x00\x12=\n\x12immediate_response\x18\x07 \x01(\x0b\x32\x1f.igw.ext_proc.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\rmode_override\x18\t \x01(\x0b\x32\x1c.igw.ext_proc.ProcessingModeB\n\n\x08response\"\xde\x03\n\x0eProcessingMode\x12H\n\x13request_header_mode\x18\x01 \x01(\x0e\x32+.igw.ext_proc.ProcessingMode.HeaderSendMode\x12I\n\x14response_header_mode\x18\x02 \x01(\x0e\x32+.igw.ext_proc.ProcessingMode.HeaderSendMode\x12\x35\n\x11request_body_mode\x18\x03 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\x12\x36\n\x12response_body_mode\x18\x04 \x01(\x0e\x32\x1a.igw.ext_proc.BodySendMode\x12I\n\x14request_trailer_mode\x18\x05 \x01(\x0e\x32+.igw.ext_proc.ProcessingMode.HeaderSendMode\x12J\n\x15response_trailer_mode\x18\x06 \x01(\x0e\x32+.igw.ext_proc.ProcessingMode.HeaderSendMode\"1\n\x0eHeaderSendMode\x12\x0b\n\x07\x44\x45\x46\x41ULT\x10\x00\x12\x08\n\x04SEND\x10\x01\x12\x08\n\x04SKIP\x10\x02\"A\n\x0fHeadersResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.CommonResponse\">\n\x0c\x42odyResponse\x12.\n\x08response\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.CommonResponse\"I\n\x10TrailersResponse\x12\x35\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\"\x95\x01\n\x0e\x43ommonResponse\x12\x35\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\x12\x31\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1a.igw.ext_proc.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"^\n\x0eHeaderMutation\x12\x34\n\x0bset_headers\x18\x01 \x03(\x0b\x32\x1f.igw.ext_proc.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\xfc\x01\n\x11HeaderValueOption\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x19.igw.ext_proc.HeaderValue\x12\x43\n\rappend_action\x18\x03 \x01(\x0e\x32,.igw.ext_proc.HeaderValueOption.AppendAction\"w\n\x0c\x41ppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x81\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12?\n\x11streamed_response\x18\x03 \x01(\x0b\x32\".igw.ext_proc.StreamedBodyResponseH\x00\x42\n\n\x08mutation\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\x8b\x01\n\x11ImmediateResponse\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.igw.ext_proc.HttpStatus\x12-\n\x07headers\x18\x02 \x01(\x0b\x32\x1c.igw.ext_proc.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05*d\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_BODYSENDMODE']._serialized_start=2852
-  _globals['_BODYSENDMODE']._serialized_end=2952
+  _globals['_BODYSENDMODE']._serialized_start=3386
+  _globals['_BODYSENDMODE']._serialized_end=3486
   _globals['_PROCESSINGREQUEST']._serialized_start=74
   _globals['_PROCESSINGREQUEST']._serialized_end=680
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=595
@@ -59,27 +59,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1208
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1286
   _globals['_PROCESSINGRESPONSE']._serialized_start=1289
-  _globals['_PROCESSINGRESPONSE']._serialized_end=1778
-  _globals['_HEADERSRESPONSE']._serialized_start=1780
-  _globals['_HEADERSRESPONSE']._serialized_end=1845
-  _globals['_BODYRESPONSE']._serialized_start=1847
-  _globals['_BODYRESPONSE']._serialized_end=1909
-  _globals['_TRAILERSRESPONSE']._serialized_start=1911
-  _globals['_TRAILERSRESPONSE']._serialized_end=1984
-  _globals['_COMMONRESPONSE']._serialized_start=1987
-  _globals['_COMMONRESPONSE']._serialized_end=2136
-  _globals['_HEADERMUTATION']._serialized_start=2138
-  _globals['_HEADERMUTATION']._serialized_end=2232
-  _globals['_HEADERVALUEOPTION']._serialized_start=2235
-  _globals['_HEADERVALUEOPTION']._serialized_end=2487
-  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_start=2368
-  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_end=2487
-  _globals['_BODYMUTATION']._serialized_start=2490
-  _globals['_BODYMUTATION']._serialized_end=2619
-  _globals['_STREAMEDBODYRESPONSE']._serialized_start=2621
-  _globals['_STREAMEDBODYRESPONSE']._serialized_end=2680
-  _globals['_IMMEDIATERESPONSE']._serialized_start=2683
-  _globals['_IMMEDIATERESPONSE']._serialized_end=2822
-  _globals['_HTTPSTATUS']._serialized_start=2824
-  _globals['_HTTPSTATUS']._serialized_end=2850
+  _globals['_PROCESSINGRESPONSE']._serialized_end=1831
+  _globals['_PROCESSINGMODE']._serialized_start=1834
+  _globals['_PROCESSINGMODE']._serialized_end=2312
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_start=2263
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_end=2312
+  _globals['_HEADERSRESPONSE']._serialized_start=2314
+  _globals['_HEADERSRESPONSE']._serialized_end=2379
+  _globals['_BODYRESPONSE']._serialized_start=2381
+  _globals['_BODYRESPONSE']._serialized_end=2443
+  _globals['_TRAILERSRESPONSE']._serialized_start=2445
+  _globals['_TRAILERSRESPONSE']._serialized_end=2518
+  _globals['_COMMONRESPONSE']._serialized_start=2521
+  _globals['_COMMONRESPONSE']._serialized_end=2670
+  _globals['_HEADERMUTATION']._serialized_start=2672
+  _globals['_HEADERMUTATION']._serialized_end=2766
+  _globals['_HEADERVALUEOPTION']._serialized_start=2769
+  _globals['_HEADERVALUEOPTION']._serialized_end=3021
+  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_start=2902
+  _globals['_HEADERVALUEOPTION_APPENDACTION']._serialized_end=3021
+  _globals['_BODYMUTATION']._serialized_start=3024
+  _globals['_BODYMUTATION']._serialized_end=3153
+  _globals['_STREAMEDBODYRESPONSE']._serialized_start=3155
+  _globals['_STREAMEDBODYRESPONSE']._serialized_end=3214
+  _globals['_IMMEDIATERESPONSE']._serialized_start=3217
+  _globals['_IMMEDIATERESPONSE']._serialized_end=3356
+  _globals['_HTTPSTATUS']._serialized_start=3358
+  _globals['_HTTPSTATUS']._serialized_end=3384
 # @@protoc_insertion_point(module_scope)

