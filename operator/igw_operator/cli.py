@@ -66,6 +66,7 @@ def _usage(commands: dict[str, EntryPoint]) -> str:
 _SUMMARIES = {
     "up": "run the gateway on this machine from manifest files",
     "picker": "run the endpoint picker alone",
+    "operator": "run the operator of a Kubernetes cluster",
     "sim": "run simulated engines",
     "demo": "gateway and simulated engines in one command",
 }
