@@ -15,7 +15,12 @@ from igw_cluster.private import NODE_IP
 from igw_testing.kube import require_built
 
 WAIT_S = 30.0
-SERVE = "import http.server, sys; http.server.test(http.server.SimpleHTTPRequestHandler, bind=sys.argv[1], port=8000)"
+# An HTTP server on the address and port given.
+SERVE = """
+import http.server, sys
+place = (sys.argv[1], int(sys.argv[2]))
+http.server.HTTPServer(place, http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
 # One question for an A record to the cluster's name server; prints the address in the answer.
 RESOLVE = """
 import socket, struct, sys
@@ -43,18 +48,18 @@ def config_map(name: str, owner: str | None = None) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
 
-def service_on_the_node(name: str) -> str:
+def service_on_the_node(name: str, kind: str = "ClusterIP", target: int = 8000) -> str:
     """A Service whose one endpoint is a port of the node itself, as two objects."""
-    port = {"name": "http", "port": 80}
+    spec = {"type": kind, "ports": [{"name": "http", "port": 80}]}
     metadata = {"name": name, "namespace": "default"}
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [port]}}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
     endpoints = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {**metadata, "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4",
         "endpoints": [{"addresses": [NODE_IP], "conditions": {"ready": True}}],
-        "ports": [{"name": "http", "port": 8000}],
+        "ports": [{"name": "http", "port": target}],
     }
     return f"{json.dumps(service)}\n{json.dumps(endpoints)}"
 
@@ -76,17 +81,33 @@ def test_what_is_owned_is_collected_with_its_owner(cluster: Cluster) -> None:
     )
 
 
+def answers(port: int) -> bool:
+    """Whether somebody serves HTTP behind a port of the outer machine."""
+    program = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2).close()"
+    command = [sys.executable, "-c", program, f"http://127.0.0.1:{port}/"]
+    return subprocess.run(command, capture_output=True, check=False, timeout=20).returncode == 0
+
+
 def test_a_service_is_reached_by_its_address_from_inside_and_outside(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.machine.start("server", [sys.executable, "-c", SERVE, NODE_IP], tmp_path / "log")
-    cluster.kubectl.apply(service_on_the_node("web"))
+    kubectl = cluster.kubectl
+    cluster.machine.start("server", [sys.executable, "-c", SERVE, NODE_IP, "8000"], tmp_path / "log")
+    kubectl.apply(service_on_the_node("web"))
     port = cluster.forward("default", "web", 80)
+    kubectl.until(lambda: answers(port), WAIT_S, "the Service answers through its forwarded port")
 
-    def answers() -> bool:
-        command = [sys.executable, "-c", "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2).close()"]
-        done = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, check=False, timeout=20)
-        return done.returncode == 0
 
-    cluster.kubectl.until(answers, WAIT_S, "the Service answers through its forwarded port")
+def test_a_service_of_type_load_balancer_gets_an_address_that_works(cluster: Cluster, tmp_path: Path) -> None:
+    kubectl = cluster.kubectl
+    cluster.machine.start("server", [sys.executable, "-c", SERVE, NODE_IP, "8001"], tmp_path / "log")
+    kubectl.apply(service_on_the_node("public", "LoadBalancer", 8001))
+
+    def ingress() -> list[dict[str, str]]:
+        status = kubectl.get("service", "public", "default")["status"]
+        return list(status["loadBalancer"].get("ingress", ()))
+
+    kubectl.until(lambda: bool(ingress()), WAIT_S, "the Service has an address")
+    port = cluster.machine.forward(ingress()[0]["ip"], 80)
+    kubectl.until(lambda: answers(port), WAIT_S, "the Service answers at its address")
 
 
 def test_a_name_of_the_cluster_is_resolved_and_no_other(cluster: Cluster) -> None:

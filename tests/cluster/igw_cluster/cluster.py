@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from igw_cluster import apiserver, builds, credentials, node, private
+from igw_cluster import apiserver, builds, credentials, node, private, toolchain
 from igw_cluster.apiserver import ApiServer
 from igw_cluster.credentials import ADMIN, Credentials
 from igw_cluster.kubectl import Kubectl
@@ -27,6 +27,8 @@ from igw_cluster.toolchain import Say
 _PROGRAMS: Final = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns"),
 )
+# Programs and the Debian packages that have them.
+_SYSTEM: Final = (("ip", "iproute2"), ("nft", "nftables"))
 _CONTROLLERS: Final = ("kube-controller-manager", "kube-scheduler")
 _API_PORT: Final = 6443
 _ETCD: Final = "http://127.0.0.1:2379"
@@ -82,6 +84,8 @@ def boot(folder: Path, runtime: RuntimeCommand | None, say: Say = print, *, outl
     Raises StartFailed, BuildFailed, Missing, TimeoutError, KubectlFailed; nothing runs then.
     """
     programs = builds.ensure(_PROGRAMS, say)
+    for program, package in _SYSTEM:
+        toolchain.debian(program, package, say)
     machine = private.start(outlives_us)
     try:
         starter = _Boot(machine, folder, programs, say)
@@ -168,6 +172,9 @@ class _Boot:
         kubectl = cluster.kubectl
         user = cluster.server.credentials.kubeconfig("system:kube-proxy", _INSIDE)
         self._start("kube-proxy", node.proxy(self.programs["kube-proxy"], user, self.folder / "kube-proxy"))
+        inside = cluster.server.credentials.kubeconfig(ADMIN, _INSIDE, "inside")
+        balancer: Command = [sys.executable, "-m", "igw_cluster.loadbalancer", f"--kubeconfig={inside}"]
+        self._start("loadbalancer", balancer, self._python())
         names = self._names(cluster)
         names.wait_ready(lambda: self._inside(_ASK, f"http://127.0.0.1:{node.DNS_READY}/ready"), _START_S)
         kubectl.until(self._services_work, _START_S, "kube-proxy serves the API server's Service")
