@@ -107,6 +107,7 @@ def api_server_command(
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={made['accounts.pub']}",
         f"--service-account-signing-key-file={made['accounts.key']}",
+        "--kubelet-preferred-address-types=InternalIP",  # nobody answers for the node's name
         f"--kubelet-client-certificate={made['client.crt']}",
         f"--kubelet-client-key={made['client.key']}",
         *(f"--audit-policy-file={policy}", f"--audit-log-path={audit}", "--audit-log-maxsize=1000"),

@@ -135,6 +135,7 @@ def kubelet(program: Path, kubeconfig: Path, folder: Path, runtime: Path) -> Com
             "clusterDNS": [DNS_IP],
             "clusterDomain": "cluster.local",
             "resolvConf": str(no_names),
+            "podLogsDir": str(folder / "pod-logs"),
             "maxPods": 500,
             # Tests wait for what the node says.
             "syncFrequency": "10s",
