@@ -69,7 +69,6 @@ class Inventory:
 class Reader:
     """Reads views again and again; an object that did not change is not parsed anew."""
 
-    controller_name: str
     _parsed: dict[str, tuple[str, ParseResult]] = field(default_factory=dict, init=False)
     _results: Mapping[str, ParseResult] | None = field(default=None, init=False)
 
@@ -90,7 +89,7 @@ class Reader:
         for problem in problems:
             text = f"{problem.path}: {problem.message}" if problem.path else problem.message
             mistakes[subjects[problem.source]].append(text)
-        surroundings = [*_gateways(view, self.controller_name), *_members(view, declared.pools), *_routes(view)]
+        surroundings = [*_gateways(view), *_members(view, declared.pools), *_routes(view)]
         objects = declared.merge(ObjectSet.of(surroundings))
         return Inventory(objects, {subject: tuple(texts) for subject, texts in mistakes.items()})
 
@@ -127,16 +126,13 @@ def _served(view: View) -> dict[str, ParseResult]:
     return found
 
 
-def _gateways(view: View, controller_name: str) -> Iterator[AnyObject]:
-    """Classes of our controller, and Gateways of those classes."""
-    classes = set()
+def _gateways(view: View) -> Iterator[AnyObject]:
+    """All of them, whoever serves them: the plan tells pools on others' Gateways why nothing comes of it."""
     for key, body in view.of(GATEWAY_CLASS).items():
-        if body["spec"]["controllerName"] == controller_name:
-            classes.add(key.name)
-            yield GatewayClass(key, controller_name, _created(body))
+        yield GatewayClass(key, body["spec"]["controllerName"], _created(body))
     for key, body in view.of(GATEWAY).items():
         name = body["spec"]["gatewayClassName"]
-        if name in classes and "deletionTimestamp" not in body["metadata"]:
+        if "deletionTimestamp" not in body["metadata"]:
             listeners = (_listener(one) for one in body["spec"].get("listeners", []) if one["protocol"] in _HTTP)
             yield Gateway(key, name, tuple(listeners), _created(body))
 

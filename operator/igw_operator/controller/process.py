@@ -15,6 +15,7 @@ from typing import Final
 
 from kubernetes.aio.client.api_client import ApiClient
 
+from igw_api.objects import join_host_port
 from igw_operator.controller import probes
 from igw_operator.controller.health import Health
 from igw_operator.controller.inventory import Reader
@@ -36,6 +37,8 @@ async def run(settings: OperatorSettings, kubeconfig: Path | None, clock: Callab
     health = Health()
     configuration = await credentials(kubeconfig)
     runner = await probes.serve(health, *settings.operator.address)
+    host, port = runner.addresses[0][:2]
+    log.info("listening: address=%s", join_host_port(host, port))
     client = ApiClient(configuration)
     kube = Kube(client, health.count)
     try:
@@ -55,8 +58,9 @@ async def _operate(
     reconciler = Reconciler(
         kube=kube,
         store=store,
-        reader=Reader(settings.gateway.controller_name),
+        reader=Reader(),
         options=settings.options,
+        controller_name=settings.gateway.controller_name,
         leadership=leadership,
         health=health,
         clock=clock,

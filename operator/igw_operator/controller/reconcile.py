@@ -63,6 +63,7 @@ class Reconciler:
     store: Store
     reader: Reader
     options: Options
+    controller_name: str
     leadership: Leadership
     health: Health
     clock: Callable[[], float]
@@ -125,7 +126,7 @@ class Reconciler:
 
     def _decide(self, view: View, taken: frozenset[Identity]) -> Decision:
         inventory = self.reader.read(view)
-        plan, conditions = build_plan(inventory.objects)
+        plan, conditions = build_plan(inventory.objects, controller=self.controller_name)
         rendered = render(plan, inventory.objects, observe(view, taken), self.options)
         return Decision(inventory, plan, conditions, rendered, find_changes(rendered, view, self.settled))
 

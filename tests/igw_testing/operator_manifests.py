@@ -1,0 +1,94 @@
+"""Manifests for the operator's tests: a gateway with two listeners, pools that ask for a port, models, policies."""
+
+from typing import Any, Final
+
+import yaml
+
+from igw_api.wire import ATTACH_TO_ANNOTATION
+
+GATEWAY: Final = "gw"
+CONTROLLER: Final = "gateway.envoyproxy.io/gatewayclass-controller"
+# The manifests that the first users brought.
+GIVEN: Final = """
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: InferencePool
+metadata:
+  annotations:
+    inference.networking.x-k8s.io/attach-to: |
+      name: gw
+      port: 8081
+  name: vllm-llama2-7b-pool
+spec:
+  targetPortNumber: 8000
+  selector:
+    app: vllm-llama2-7b-pool
+  extensionRef:
+    name: inference-gateway-ext-proc
+---
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: InferenceModel
+metadata:
+  name: inferencemodel-sample
+spec:
+  modelName: /model/llama2
+  criticality: Critical
+  poolRef:
+    group: inference.networking.x-k8s.io
+    kind: InferencePool
+    name: vllm-llama2-7b-pool
+  targetModels:
+    - name: /model/llama2
+      weight: 100
+"""
+
+
+def gateway(name: str = GATEWAY, ports: tuple[int, ...] = (8080, 8081), controller: str = CONTROLLER) -> str:
+    """A GatewayClass and a Gateway of it, with a listener `p<port>` per port that lets all namespaces in."""
+    class_name = "igw-test" if controller == CONTROLLER else "other"
+    listeners = [
+        {"name": f"p{port}", "protocol": "HTTP", "port": port, "allowedRoutes": {"namespaces": {"from": "All"}}}
+        for port in ports
+    ]
+    return "---\n".join(
+        (
+            _text("gateway.networking.k8s.io/v1", "GatewayClass", class_name, {"controllerName": controller}),
+            _text(
+                "gateway.networking.k8s.io/v1",
+                "Gateway",
+                name,
+                {"gatewayClassName": class_name, "listeners": listeners},
+            ),
+        )
+    )
+
+
+def pool(name: str = "llm", port: int | None = 8081, *, to: str = GATEWAY, picker: str = "picker", **spec: Any) -> str:
+    """A v1 InferencePool, exposed on `port` of Gateway `to` of its namespace."""
+    note = {} if port is None else {ATTACH_TO_ANNOTATION: f"name: {to}\nport: {port}\n"}
+    return _text(
+        "inference.networking.k8s.io/v1",
+        "InferencePool",
+        name,
+        {
+            "selector": {"matchLabels": {"app": name}},
+            "targetPorts": [{"number": 8000}],
+            "endpointPickerRef": {"name": picker, "port": {"number": 9002}, "failureMode": "FailOpen"},
+            **spec,
+        },
+        note,
+    )
+
+
+def model(name: str, of: str = "llm") -> str:
+    """An InferenceModel `name` (also the name that clients ask for) of a v1 pool."""
+    return _text(
+        "inference.networking.x-k8s.io/v1alpha2",
+        "InferenceModel",
+        name,
+        {"modelName": name, "poolRef": {"group": "inference.networking.k8s.io", "name": of}},
+    )
+
+
+def _text(version: str, kind: str, name: str, spec: Any, annotations: dict[str, str] | None = None) -> str:
+    metadata = {"name": name, **({"annotations": annotations} if annotations else {})}
+    return yaml.safe_dump({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
