@@ -57,8 +57,10 @@ class Mistake:
 
 
 NAME = "InferencePool default/vllm-llama2-7b-pool: "
-# Its name comes first in the alphabet, which decides between objects that are equally old.
-RIVAL = POOL.partition("---")[0].replace("name: vllm-llama2-7b-pool", "name: a-rival")
+# Two pools without models: a request's model cannot tell them apart.
+RIVAL = "---\n".join(
+    POOL.partition("---")[0].replace("name: vllm-llama2-7b-pool", f"name: {one}-rival") for one in "ab"
+)
 TWIN = GATEWAY.split("---\n")[1].replace("  name: inference-gateway\n", "  name: twin\n", 1)
 MISTAKES = [
     Mistake("no YAML", POOL_FILE, "kind: [", (f"{POOL_FILE}:", "is not YAML")),
@@ -112,7 +114,12 @@ MISTAKES = [
         GATEWAY.replace("sectionName: http", "sectionName: https"),
         ("HTTPRoute default/backend: NoMatchingParent: ", "no listener named https"),
     ),
-    Mistake("two pools on one port", "z.yaml", RIVAL, ("Conflicted: port 8081 ", "attach this one to another port")),
+    Mistake(
+        "two pools for any model on one port",
+        "z.yaml",
+        RIVAL,
+        ("Conflicted: port 8081 ", "attach this one to another port"),
+    ),
     Mistake(
         "two Gateways on one port",
         "z.yaml",
