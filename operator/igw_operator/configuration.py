@@ -17,6 +17,7 @@ from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.ports import Bind, Binds, Places
 from igw_operator.render.bootstrap import BOOTSTRAP_FILE, bootstrap, everything, resource_files
 from igw_operator.render.files import Address, Surroundings
+from igw_operator.render.routes import leads
 from igw_operator.settings import UpSettings
 from igw_operator.sources import Manifests
 
@@ -131,7 +132,7 @@ class Configuration:
         names = {cluster.name for cluster in intent.plan.clusters}
         leaving = tuple(cluster for cluster in before if cluster.name not in names)
         around = self._surroundings(intent)
-        changed = state.replace(self.directory / OBJECTS_FILE, dump(intent.objects))
+        changed = state.replace(self.directory / OBJECTS_FILE, dump(replace(intent.objects, leads=leads(intent.plan))))
         plan = replace(intent.plan, clusters=(*intent.plan.clusters, *leaving))
         state.replace(self.directory / BOOTSTRAP_FILE, bootstrap(around).encode())
         changed = bool(state.replace_all(self.directory, resource_files(plan, around))) or changed

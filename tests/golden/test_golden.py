@@ -9,27 +9,36 @@ Envoy Gateway get. `pytest tests/golden --update-golden` writes them anew. Real 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from igw_api.manifests import Problem, collect, parse
 from igw_api.objectset import ObjectSet
 from igw_operator.envoy import find_binary, validate
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.bootstrap import everything, resource_files
 from igw_operator.render.envoy_gateway.values import Rendered
-from igw_testing.plans import objects_of, rendered, surroundings
+from igw_testing.plans import rendered, surroundings
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
-Planned = tuple[ObjectSet, GatewayPlan, tuple[Condition, ...]]
+
+
+class Planned(NamedTuple):
+    """A case, and what became of it."""
+
+    objects: ObjectSet
+    plan: GatewayPlan
+    conditions: tuple[Condition, ...]
+    problems: tuple[Problem, ...]
 
 
 def routes(found: Planned) -> dict[str, Any]:
     """Route tables and endpoints, without the settings that all have in common."""
-    _, plan, _ = found
+    plan = found.plan
     files = {name: json.loads(text) for name, text in resource_files(plan, surroundings(plan)).items()}
     tables = {table["name"]: table for name, file in files.items() if name[:4] == "rds_" for table in file["resources"]}
     return {
@@ -53,20 +62,21 @@ def _brief(route: dict[str, Any]) -> dict[str, Any]:
 
 
 def conditions(found: Planned) -> list[str]:
-    """One line per condition."""
-    return [f"{one.kind} {one.key} {one.type}={one.status} {one.reason}: {one.message}" for one in found[2]]
+    """One line per condition, after what could not be read."""
+    told = [f"{one.kind} {one.key} {one.type}={one.status} {one.reason}: {one.message}" for one in found.conditions]
+    return [*map(str, found.problems), *told]
 
 
 def bootstrap(found: Planned) -> dict[str, Any]:
     """All that Envoy gets."""
-    _, plan, _ = found
+    plan = found.plan
     content: dict[str, Any] = json.loads(everything(plan, surroundings(plan)))
     return content
 
 
 def envoy_gateway(found: Planned) -> dict[str, Any]:
     """What a case decides of the objects for Envoy Gateway; `eg-whole.yaml` has one case's in full."""
-    return {f"{one.manifest['kind']} {one.identity[1]}": _gist(one) for one in rendered(found[0], found[1])}
+    return {f"{one.manifest['kind']} {one.identity[1]}": _gist(one) for one in rendered(found.objects, found.plan)}
 
 
 def _gist(one: Rendered) -> Any:
@@ -85,7 +95,7 @@ def _gist(one: Rendered) -> Any:
 
 def envoy_gateway_whole(found: Planned) -> list[Any]:
     """The objects in full, in the order to apply them."""
-    return [{"phase": one.phase.name, **one.manifest} for one in rendered(found[0], found[1])]
+    return [{"phase": one.phase.name, **one.manifest} for one in rendered(found.objects, found.plan)]
 
 
 OUTPUTS: dict[str, Callable[[Planned], Any]] = {
@@ -120,14 +130,14 @@ def _plain(value: Any) -> Any:
 
 def read(case: Path) -> Planned:
     """The objects of a case and their plan."""
-    objects = objects_of((case / "in.yaml").read_text())
-    return objects, *build_plan(objects)
+    objects, problems = collect({"in.yaml": parse((case / "in.yaml").read_text(), "in.yaml")})
+    return Planned(objects, *build_plan(objects), problems)
 
 
 @CASE
 async def test_envoy_accepts_a_case(case: Path, tmp_path: Path) -> None:
     """What is written down is not only stable but right."""
-    _, plan, _ = read(case)
+    plan = read(case).plan
     path = tmp_path / "check.json"
     path.write_text(everything(plan, surroundings(plan)))
     await validate(find_binary(), path)

@@ -1,9 +1,6 @@
 """Manifest texts to a plan, for tests of the plan and of what is rendered from it."""
 
 from collections.abc import Iterable
-from typing import Any
-
-import yaml
 
 from igw_api.manifests import collect, parse
 from igw_api.objects import Key
@@ -14,61 +11,29 @@ from igw_operator.render.envoy_gateway.names import names_of
 from igw_operator.render.envoy_gateway.objects import render
 from igw_operator.render.envoy_gateway.values import Observed, Options, Rendered
 from igw_operator.render.files import Address, Surroundings
+from igw_testing.gateway_texts import endpoints, engine, gateway, http_route, model, pool, service
+
+__all__ = [
+    "endpoints",
+    "engine",
+    "gateway",
+    "http_route",
+    "listener",
+    "model",
+    "names",
+    "objects_of",
+    "plan_of",
+    "planned",
+    "pool",
+    "rendered",
+    "routes",
+    "said",
+    "service",
+    "surroundings",
+]
 
 PICKER = Options(image="registry.example/igw:test")
 GATEWAY_KEY = Key("default", "gw")
-
-
-def gateway(*ports: int, name: str = "gw", **listener: Any) -> str:
-    """A Gateway with a listener `p<port>` on each port; `listener` has further fields of each."""
-    listeners = [{"name": f"p{port}", "port": port, "protocol": "HTTP", **listener} for port in ports]
-    return _text("gateway.networking.k8s.io/v1", "Gateway", name, {"gatewayClassName": "igw", "listeners": listeners})
-
-
-def pool(
-    name: str = "llm", port: int | None = None, *, to: str = "gw", fail_close: bool = False, **metadata: Any
-) -> str:
-    """An InferencePool of members with the label `app: <name>`, exposed on `port` of Gateway `to` where given."""
-    if port is not None:
-        note = f"name: {to}\nport: {port}\nnamespace: default"
-        metadata["annotations"] = {"inference.networking.x-k8s.io/attach-to": note}
-    spec: dict[str, Any] = {"selector": {"matchLabels": {"app": name}}, "targetPorts": [{"number": 8000}]}
-    if fail_close:
-        spec["endpointPickerRef"] = {"name": "picker", "port": {"number": 9002}, "failureMode": "FailClose"}
-    return _text("inference.networking.k8s.io/v1", "InferencePool", name, spec, **metadata)
-
-
-def endpoints(*hosts: str, app: str = "llm", name: str = "engines", **metadata: Any) -> str:
-    """An EndpointList of these IP addresses, labelled `app`."""
-    spec = {"labels": {"app": app}, "endpoints": [{"address": host} for host in hosts]}
-    return _text("inferencegateway.io/v1alpha1", "EndpointList", name, spec, **metadata)
-
-
-def service(name: str = "web", app: str = "web", port: int = 80, target: int = 8080) -> str:
-    """A Service of members with the label `app`."""
-    ports = [{"port": port, "targetPort": target}]
-    return _text("v1", "Service", name, {"selector": {"app": app}, "ports": ports})
-
-
-def http_route(
-    name: str = "route",
-    *,
-    backends: list[dict[str, Any]] | None = None,
-    rule: dict[str, Any] | None = None,
-    parent: dict[str, Any] | None = None,
-    hostnames: list[str] | None = None,
-    **metadata: Any,
-) -> str:
-    """An HTTPRoute with one rule; by default every path, to Service web, on all listeners of the Gateway."""
-    rules = [{"backendRefs": [{"name": "web", "port": 80}] if backends is None else backends, **(rule or {})}]
-    spec: dict[str, Any] = {"parentRefs": [{"name": "gw", **(parent or {})}], "rules": rules}
-    if hostnames:
-        spec["hostnames"] = hostnames
-    return _text("gateway.networking.k8s.io/v1", "HTTPRoute", name, spec, **metadata)
-
-
-def _text(version: str, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> str:
-    return yaml.safe_dump({"apiVersion": version, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
 
 
 def objects_of(*texts: str) -> ObjectSet:

@@ -163,7 +163,8 @@ def _limits(most: int) -> cluster_v3.CircuitBreakers:
 
 
 def _protocol(http2: core_v3.Http2ProtocolOptions | None, idle: float | None = None) -> dict[str, PackedAny]:
-    http1 = None if http2 else core_v3.Http1ProtocolOptions()
+    # An empty message counts as false.
+    http1 = core_v3.Http1ProtocolOptions() if http2 is None else None
     options = upstream_http_v3.HttpProtocolOptions(
         explicit_http_config=upstream_http_v3.HttpProtocolOptionsExplicitHttpConfig(
             http_protocol_options=http1, http2_protocol_options=http2

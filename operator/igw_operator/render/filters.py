@@ -89,7 +89,11 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
 def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     """The filters as the pool wants them."""
     config = {PLACEMENT_FILTER: _enabled(), HOLD_FILTER: _held(rules)}
-    if placement.failure_mode is FailureMode.CLOSE:
+    if placement.site:
+        # Envoy routes anew only for an answer that changes headers; and partly buffered, the body would be on its way
+        # to the router by then.
+        config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED)
+    elif placement.failure_mode is FailureMode.CLOSE:
         # Its cluster serves placed requests only, so those without a body must be placed too: by their headers.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED_PARTIAL)
     if placement.first_byte:

@@ -14,8 +14,18 @@ from envoy_data_plane.envoy.type import v3 as type_v3
 from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
-from igw_api.objects import PathKind, RouteMatch, ValueMatch
-from igw_operator.plan.model import Cluster, Destination, GatewayPlan, PlannedListener, PlannedRoute, Refusal, Retry
+from igw_api import wire
+from igw_api.objects import Key, Lead, PathKind, RouteMatch, ValueMatch
+from igw_operator.plan.model import (
+    Cluster,
+    Destination,
+    GatewayPlan,
+    PlannedListener,
+    PlannedRoute,
+    Refusal,
+    Retry,
+    Site,
+)
 from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import placed, placed_upgrade
@@ -34,6 +44,16 @@ def rds_file(listener: PlannedListener) -> str:
 def table_name(listener: PlannedListener) -> str:
     """The name of a listener, and of its route table."""
     return f"{listener.gateway}/{listener.port}"
+
+
+def lead_name(site: Site) -> str:
+    """The name of the route on which requests of a shared listener land, before the picker has found their pool."""
+    return f"shared/{site.gateway}/{site.listener}"
+
+
+def leads(plan: GatewayPlan) -> dict[str, Lead]:
+    """Where routes lead that several pools share, for the picker. The others have the name of their pool."""
+    return {lead_name(site): Lead(site.pools, announce=True) for site in plan.sites if site.shared}
 
 
 def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteConfiguration:
@@ -71,7 +91,8 @@ def _share(
     plan: GatewayPlan,
     clusters: Mapping[str, Cluster],
 ) -> Iterator[route_v3.Route]:
-    match = _match(route.match, bound)
+    chosen = (_chosen(route.chosen),) if route.chosen else ()
+    match = _match(route.match, bound, metadata=chosen)
     if isinstance(destination.to, Refusal):
         yield _refusal(route, match, destination.to)
         return
@@ -81,16 +102,17 @@ def _share(
         name = f"httproute/{route.owner}"
         yield route_v3.Route(name=name, match=match, route=action)
         return
+    name = lead_name(placement.site) if placement.site else str(placement.pool)
     # An upgrade has no body to wait for: the picker gets the headers of such a request.
-    upgrade = _match(route.match, bound, (_upgrade(),))
+    upgrade = _match(route.match, bound, (_upgrade(),), chosen)
+    yield route_v3.Route(name=name, match=upgrade, route=action, typed_per_filter_config=placed_upgrade())
     yield route_v3.Route(
-        name=str(placement.pool), match=upgrade, route=action, typed_per_filter_config=placed_upgrade()
-    )
-    yield route_v3.Route(
-        name=str(placement.pool),
+        name=name,
         match=match,
         route=action,
         typed_per_filter_config=placed(placement, plan.picker),
+        # Where the picker must have the whole body, the host's limit would refuse what is allowed elsewhere.
+        request_body_buffer_limit=plan.picker.max_body_bytes if placement.site else None,
     )
 
 
@@ -132,7 +154,12 @@ def _refusal(route: PlannedRoute, match: route_v3.RouteMatch, refusal: Refusal) 
     )
 
 
-def _match(match: RouteMatch, bound: int | None, more: tuple[route_v3.HeaderMatcher, ...] = ()) -> route_v3.RouteMatch:
+def _match(
+    match: RouteMatch,
+    bound: int | None,
+    more: tuple[route_v3.HeaderMatcher, ...] = (),
+    metadata: tuple[matcher_v3.MetadataMatcher, ...] = (),
+) -> route_v3.RouteMatch:
     headers = [_header(header) for header in match.headers]
     if match.method:
         headers.append(_header(ValueMatch(":method", match.method)))
@@ -142,6 +169,7 @@ def _match(match: RouteMatch, bound: int | None, more: tuple[route_v3.HeaderMatc
             route_v3.QueryParameterMatcher(name=query.name, string_match=_string(query)) for query in match.query
         ],
         runtime_fraction=None if bound is None else _fraction(bound),
+        dynamic_metadata=list(metadata),
     )
     _set_path(result, match)
     return result
@@ -166,6 +194,15 @@ def _header(match: ValueMatch) -> route_v3.HeaderMatcher:
 def _upgrade() -> route_v3.HeaderMatcher:
     return route_v3.HeaderMatcher(
         name="upgrade", string_match=matcher_v3.StringMatcher(exact="websocket", ignore_case=True)
+    )
+
+
+def _chosen(pool: Key) -> matcher_v3.MetadataMatcher:
+    """What the picker said. No header: in its one answer they come too late."""
+    return matcher_v3.MetadataMatcher(
+        filter=wire.LB_NAMESPACE,
+        path=[matcher_v3.MetadataMatcherPathSegment(key=wire.POOL_HEADER)],
+        value=matcher_v3.ValueMatcher(string_match=matcher_v3.StringMatcher(exact=str(pool))),
     )
 
 

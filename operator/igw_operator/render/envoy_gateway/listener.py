@@ -50,7 +50,8 @@ def listener_objects(
 
 def _client_rules(plan: GatewayPlan) -> dict[str, Any]:
     return {
-        "connection": {"bufferLimit": f"{plan.max_body_kept // 2**20}Mi"},
+        # A larger body is refused with 413: the picker must have all of it, see `_ext_proc`.
+        "connection": {"bufferLimit": f"{plan.picker.max_body_bytes // 2**20}Mi"},
         "headers": {"earlyRequestHeaders": {"remove": list(wire.ROUTING_HEADERS)}},
         "timeout": {"http": {"streamIdleTimeout": duration(plan.idle_timeout)}},
         "tcpKeepalive": tcp_keepalive(plan.keepalive),
@@ -64,22 +65,21 @@ def _ext_proc(front: str, rules: PickerRules) -> dict[str, Any]:
         "messageTimeout": duration(rules.message_timeout),
         "processingMode": {
             "allowModeOverride": True,  # an upgrade's body never ends
-            "request": {"body": "BufferedPartial", "attributes": ATTRIBUTES},
+            # Partly buffered, the body would be on its way to the router before the route is chosen anew. The same for
+            # listeners of one pool: a change of the mode, when a second one comes, would drain the listener.
+            "request": {"body": "Buffered", "attributes": ATTRIBUTES},
         },
         "backendSettings": _picker_settings(rules),
     }
 
 
 def _picker_settings(rules: PickerRules) -> dict[str, Any]:
+    # Here the timeout must be the shorter one. A frozen picker is found within their sum either way.
+    pings = sorted((rules.ping_interval, rules.ping_timeout))
     return {
         "timeout": {"tcp": {"connectTimeout": duration(rules.connect_timeout)}},
         "circuitBreaker": limits(rules.max_streams),
-        "http2": {
-            "connectionKeepalive": {
-                "interval": duration(rules.ping_interval),
-                "timeout": duration(rules.ping_timeout),
-            }
-        },
+        "http2": {"connectionKeepalive": {"interval": duration(pings[1]), "timeout": duration(pings[0])}},
         "healthCheck": {
             "panicThreshold": 0,
             "active": {
