@@ -16,17 +16,13 @@ from igw_api.meta import OWN_GROUP
 from igw_cluster.helm import Helm
 from igw_operator.operator_settings import load
 from igw_operator.render.envoy_gateway.manifests import API_VERSIONS
+from igw_testing.chart_cases import CASES, values_of
 from igw_testing.helm_chart import CHART, Rendering
 
 ROOT = Path(__file__).parents[2]
-CASES = sorted((Path(__file__).parent / "cases").iterdir())
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 WITHOUT_CRDS = "--set=crds.install=false"  # they are compared with crds/ instead
 READ, WRITE = {"get", "list", "watch"}, {"create", "patch", "delete"}
-
-
-def values_of(case: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load((case / "values.yaml").read_text()))
 
 
 @cases
