@@ -12,13 +12,15 @@ from typing import Annotated, Final, NoReturn
 import typer
 import uvloop
 
+from igw_api.objects import Key
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.server import run
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources.files import BadObjects
+from igw_extproc.sources.kube_access import NoAccess
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_DEFAULTS = Settings(objects=())
+_DEFAULTS = Settings()
 LAST_PORT: Final = 65535
 
 
@@ -33,7 +35,15 @@ class Level(StrEnum):
 
 @app.command()
 def picker(
-    objects: Annotated[list[Path], typer.Option(exists=True, help="Manifests: a file or a folder. May be repeated.")],
+    objects: Annotated[
+        list[Path] | None, typer.Option(exists=True, help="Manifests: a file or a folder. May be repeated.")
+    ] = None,
+    kubernetes: Annotated[
+        str | None, typer.Option(help="NAMESPACE/NAME of the ConfigMap to serve, with the Pods of its pools.")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="How to reach Kubernetes; in a Pod, not needed.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _DEFAULTS.host,
     port: Annotated[
         int, typer.Option(min=0, max=LAST_PORT, help="Port for Envoy; 0: the system chooses.")
@@ -60,8 +70,14 @@ def picker(
         _fail(f"unknown policy `{policy}`; choose one of: {', '.join(POLICIES)}")
     if (tls_certificate is None) != (tls_key is None):
         _fail("--tls-certificate and --tls-key go together")
+    if bool(objects) == (kubernetes is not None):
+        _fail("say where the objects come from: either --objects or --kubernetes")
+    if kubeconfig is not None and kubernetes is None:
+        _fail("--kubeconfig goes with --kubernetes")
     settings = Settings(
-        objects=tuple(objects),
+        objects=tuple(objects or ()),
+        kubernetes=None if kubernetes is None else _config_map(kubernetes),
+        kubeconfig=kubeconfig,
         host=host,
         port=port,
         metrics_port=metrics_port,
@@ -75,8 +91,15 @@ def picker(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, lambda line: print(line, flush=True)))
-    except* (OSError, BadObjects) as group:
+    except* (OSError, BadObjects, NoAccess) as group:
         _fail("; ".join(_reason(error, settings) for error in group.exceptions))
+
+
+def _config_map(text: str) -> Key:
+    namespace, slash, name = text.partition("/")
+    if not namespace or not slash or not name or "/" in name:
+        _fail(f"--kubernetes {text}: not of the form NAMESPACE/NAME")
+    return Key(namespace, name)
 
 
 def _reason(error: BaseException, settings: Settings) -> str:

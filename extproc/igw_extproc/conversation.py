@@ -100,6 +100,10 @@ class Process(Conversation):
 
     def _place(self, request: Arrived, started: float) -> None:
         picker = self._picker
+        if not picker.director.knows_objects:
+            # To refuse would be wrong: the proxy may know endpoints that we have not heard of yet.
+            self._fault("start", GrpcStatus.UNAVAILABLE, "no objects yet")
+            return
         try:
             placed = picker.director.place(request, started)
         except RoutingError as error:

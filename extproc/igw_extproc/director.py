@@ -121,6 +121,11 @@ class Director:
         self._serving: dict[str, _Serving] = {}
         self.flights: dict[str, Flight] = {}
 
+    @property
+    def knows_objects(self) -> bool:
+        """Whether the datastore has been filled: until then nothing can be said of any request."""
+        return self._datastore.synced
+
     def refresh(self) -> None:
         """Take over what the datastore and the table of ledgers hold now."""
         before = self._serving

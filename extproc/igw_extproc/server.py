@@ -24,7 +24,7 @@ from igw_extproc.inflight import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
-from igw_extproc.sources import files
+from igw_extproc.sources import files, kube_access, kubernetes
 from igw_extproc.transport import Methods
 
 log = logging.getLogger(__name__)
@@ -71,17 +71,26 @@ class Parts:
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError for a taken port, files.BadObjects for objects we cannot serve."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises OSError for a taken port, files.BadObjects for objects we cannot serve, NoAccess without a way to Kubernetes.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # Ties between equal endpoints are broken by this; nothing secret depends on it.
-    parts = Parts(settings, perf_counter, random.Random())
-    parts.datastore.replace(await asyncio.to_thread(files.load, settings.objects))
+    rng = random.Random()
+    parts = Parts(settings, perf_counter, rng)
+    if settings.kubernetes is None:
+        parts.datastore.replace(await asyncio.to_thread(files.load, settings.objects))
+        source = files.watch(settings.objects, parts.datastore, stop)
+    else:
+        await asyncio.to_thread(kube_access.load, settings.kubeconfig)
+        source = kubernetes.watch(settings.kubernetes, settings.kubeconfig, parts.datastore, rng)
     async with asyncio.TaskGroup() as group:
         scraping = group.create_task(parts.scraper.run(), name="scraper")
-        watching = group.create_task(files.watch(settings.objects, parts.datastore, stop), name="files")
+        watching = group.create_task(source, name="objects")
         # The metrics first: if that port is taken, no proxy has been let in yet.
         metrics, metrics_port = await _serve_metrics(parts, settings)
         server = _server(settings, parts.picker.methods(), group)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from igw_api.objects import Key
+
 
 class TransportName(StrEnum):
     """http2: our own, for Envoy. grpc: grpc.aio, for any client."""
@@ -16,7 +18,10 @@ class TransportName(StrEnum):
 class Settings:
     """Frozen after start. A test pins every default."""
 
-    objects: tuple[Path, ...]
+    # Where the objects come from: files, or else this ConfigMap.
+    objects: tuple[Path, ...] = ()
+    kubernetes: Key | None = None
+    kubeconfig: Path | None = None  # None: the Pod's own account
     # Loopback: in standalone mode only our own Envoy has business here.
     host: str = "127.0.0.1"
     # 9002 and 9090 are the endpoint picker protocol's customary ports. 0: the system chooses.

@@ -147,10 +147,14 @@ def write_manifests(folder: Path, name: str, *documents: str) -> None:
 
 
 async def spawn(folder: Path, transport: str, *options: str) -> tuple[asyncio.subprocess.Process, Path]:
-    """A picker process on ports of the system's choice unless `options` name some, and the file of its errors."""
+    """A picker process on ports of the system's choice unless `options` name some, and the file of its errors.
+
+    It serves the manifests in `folder` unless `options` name another source.
+    """
     log = folder.parent / f"{folder.name}.log"
     ports = [part for name in ("--port", "--metrics-port") if name not in options for part in (name, "0")]
-    command = ("-m", "igw_extproc", "--objects", str(folder), "--host", "127.0.0.1", "--transport", transport)
+    source = () if "--kubernetes" in options else ("--objects", str(folder))
+    command = ("-m", "igw_extproc", *source, "--host", "127.0.0.1", "--transport", transport)
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, *ports, *options, stdout=asyncio.subprocess.PIPE, stderr=errors

@@ -11,6 +11,8 @@ from igw_extproc.scheduling.policies import DEFAULT, POLICIES
 from igw_extproc.settings import Settings, TransportName
 
 DEFAULTS = {
+    "kubernetes": None,
+    "kubeconfig": None,
     "host": "127.0.0.1",
     "port": 9002,
     "metrics_port": 9090,
