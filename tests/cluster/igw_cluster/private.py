@@ -41,6 +41,8 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 if test -e /proc/sys/net/bridge/bridge-nf-call-iptables; then echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables; fi
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns
+mount -t tmpfs -o mode=755 tmpfs /var/log
+mkdir /var/log/containers
 echo ready
 exec {python} -c 'import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); signal.pause()'
 """
