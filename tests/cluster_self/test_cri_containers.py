@@ -93,6 +93,13 @@ def test_a_plain_user_can_run_the_interpreter_from_a_home_that_is_closed(runtime
     assert runtime.output(container, sys.executable, "-c", "import grpc; print(6 * 7)").strip() == "42"
 
 
+def test_a_plain_user_can_open_its_own_outputs_by_name(runtime: Runtime, pod: Pod) -> None:
+    """Envoy does, for its access log."""
+    runtime.ended(runtime.run(pod, ["sh", "-c", "echo out > /dev/stdout; echo err > /dev/stderr"], image="test/user"))
+    said = sorted(line.split(" ", 1)[1] for line in runtime.log(pod).splitlines())
+    assert said == ["stderr F err", "stdout F out"]
+
+
 def test_a_read_only_root_refuses_writes_but_volumes_do_not(runtime: Runtime, pod: Pod, tmp_path: Path) -> None:
     (tmp_path / "fixed").mkdir()
     (tmp_path / "free").mkdir()

@@ -113,6 +113,9 @@ def start_program(container: Container, argv: tuple[str, ...]) -> None:
     os.umask(0o022)
     if container.init and os.getpid() == 1:
         _reap(os.fork())
+    for stream in (1, 2):
+        # Its own, so that it may open /dev/stdout, as Envoy does for its access log.
+        os.fchown(stream, user.uid, user.gid)
     identity.assume(container.identity, user)
     linux.die_with_parent(signal.SIGKILL)
     os.chdir(container.workdir)
