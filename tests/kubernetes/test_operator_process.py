@@ -1,0 +1,146 @@
+"""The operator's process on a real API server: its start, its end, its probes, its mistakes, and two of them at once."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from igw_cluster.apiserver import ApiServer, running_api_server
+from igw_cluster.kubectl import Kubectl
+from igw_testing.operator_manifests import gateway, pool
+from igw_testing.operator_process import (
+    SOON_S,
+    Operator,
+    clean,
+    install_gateway_kinds,
+    own_objects,
+    running_operator,
+    until,
+)
+
+pytestmark = pytest.mark.timeout(180)
+PEERING = "igw-test"
+
+
+@pytest.fixture(scope="module")
+def kinds(installed: Kubectl) -> Kubectl:
+    """kubectl to a server with all definitions that the operator needs, and a peering."""
+    install_gateway_kinds(installed)
+    installed.apply(f"apiVersion: kopf.dev/v1\nkind: ClusterKopfPeering\nmetadata: {{name: {PEERING}}}")
+    return installed
+
+
+@pytest.fixture
+def place(kinds: Kubectl, namespace: str) -> Iterator[str]:
+    """A namespace that is emptied at the end."""
+    yield namespace
+    clean(kinds, namespace)
+
+
+def test_the_probes_tell_the_state(api_server: ApiServer, kinds: Kubectl, tmp_path: Path) -> None:
+    """Alive and ready are different questions."""
+    with running_operator(api_server.kubeconfig, tmp_path) as operator:
+        operator.serving()
+        assert operator.page("/healthz") == (200, "ok\n")
+        assert operator.page("/readyz") == (200, "serving\n")
+        assert operator.metric("igw_operator_active") == 1
+        assert operator.metric("igw_operator_last_success_timestamp_seconds") > time.time() - 60
+        assert operator.stop() == 0
+
+
+def test_sigterm_ends_it_within_seconds(api_server: ApiServer, kinds: Kubectl, tmp_path: Path) -> None:
+    """With exit code 0 and without a traceback."""
+    with running_operator(api_server.kubeconfig, tmp_path) as operator:
+        operator.serving()
+        began = time.monotonic()
+        assert operator.stop() == 0
+        assert time.monotonic() - began < 5
+        assert "Traceback" not in operator.text
+
+
+def test_an_api_server_that_cannot_be_reached_is_waited_for(tmp_path: Path) -> None:
+    """It says so in its log and in /readyz."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {token: x}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+    )
+    with running_operator(kubeconfig, tmp_path) as operator:
+        until(lambda: "waiting for the API server" in operator.state(), SOON_S, "said")
+        assert operator.page("/readyz")[0] == 503
+        assert operator.page("/healthz")[0] == 200
+        assert operator.text.count("waiting for the API server") == 1
+        assert operator.stop() == 0
+
+
+@pytest.mark.parametrize("text", [None, "not: a kubeconfig"])
+def test_a_kubeconfig_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str | None) -> None:
+    """Exit code 2."""
+    kubeconfig = tmp_path / "kubeconfig"
+    if text is not None:
+        kubeconfig.write_text(text)
+    with running_operator(kubeconfig, tmp_path) as operator:
+        assert operator.process.wait(30) == 2
+        assert operator.text.startswith(f"problem: --kubeconfig {kubeconfig}: ")
+        assert operator.text.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(api_server: ApiServer, kinds: Kubectl, tmp_path: Path) -> None:
+    """Exit code 2."""
+    with (
+        running_operator(api_server.kubeconfig, tmp_path, "first") as first,
+        running_operator(api_server.kubeconfig, tmp_path, "second", listen=first.address) as second,
+    ):
+        assert second.process.wait(30) == 2
+        assert second.text.startswith(f"problem: operator.listen {first.address}: ")
+
+
+def test_kinds_that_are_missing_are_waited_for(tmp_path: Path) -> None:
+    """It says what to install, and serves as soon as everything is there."""
+    with running_api_server(tmp_path / "server") as server:
+        server.kubectl.apply(Path(__file__).parents[2] / "crds")
+        with running_operator(server.kubeconfig, tmp_path) as operator:
+            until(lambda: "gateways.gateway.networking.k8s.io" in operator.state(), SOON_S, "said")
+            assert "Envoy Gateway 1.9" in operator.state()
+            assert "inferencepools" not in operator.state()
+            assert operator.page("/readyz")[0] == 503
+            install_gateway_kinds(server.kubectl)
+            operator.serving()
+            server.kubectl.apply(gateway() + "---\n" + pool(), "-n", "default")
+            server.kubectl.until(lambda: ("HTTPRoute", "igw-llm") in own_objects(server.kubectl), SOON_S, "served")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_of_two_operators_one_writes_and_the_other_takes_over(
+    api_server: ApiServer, kinds: Kubectl, place: str, tmp_path: Path, how: signal.Signals
+) -> None:
+    """The older one leads. A killed one is missed when its record in the peering is out of date."""
+    with (
+        running_operator(api_server.kubeconfig, tmp_path, "old", peering=PEERING) as old,
+        running_operator(api_server.kubeconfig, tmp_path, "new", peering=PEERING) as new,
+    ):
+        first, second = (old, new) if leads_first(old, new) else (new, old)
+        kinds.apply(gateway() + "---\n" + pool(), "-n", place)
+        kinds.until(lambda: ("HTTPRoute", "igw-llm") in own_objects(kinds, place), SOON_S, "written")
+        first.idle()
+        assert second.writes() == 0
+        assert second.page("/readyz")[0] == 200
+        assert second.metric("igw_operator_active") == 0
+        first.stop(how)
+        kinds("delete", "inferencepools.inference.networking.k8s.io", "llm", "-n", place)
+        kinds.until(lambda: not own_objects(kinds, place), 45, "taken over")
+        assert second.metric("igw_operator_active") == 1
+
+
+def leads_first(one: Operator, other: Operator) -> bool:
+    """Whether `one` is the one in charge; waits until exactly one is."""
+    until(lambda: sorted((one.state() == "serving", other.state() == "serving")) == [False, True], 45, "one leads")
+    return one.state() == "serving"
