@@ -1,4 +1,4 @@
-"""The operator's process on a real API server: its start, its end, its probes, its mistakes, and two of them at once."""
+"""The operator's process on a real API server: start, end, probes, mistakes, and two of them at once."""
 
 import signal
 import time
