@@ -21,7 +21,7 @@ import orjson
 
 from igw_api.objects import Key
 from igw_extproc.sources import kube_access
-from igw_extproc.sources.kube_access import Access, NoAccess
+from igw_extproc.sources.kube_access import Access
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,8 @@ class Mirror(Generic[Kept]):
                 # Whatever the server dislikes of a watch (most likely its version), a new list heals.
                 self._version = None
                 trouble = str(error)
-            except (aiohttp.ClientError, OSError, NoAccess, ValueError, KeyError, TypeError) as error:
+            except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                # No connection, no credentials (NoAccess), or an answer that is not the API's but a proxy's.
                 trouble = f"{type(error).__name__} {error}"
             self._complain(trouble)
             await asyncio.sleep(self._rng.uniform(0.5, 1.0) * self._pause)
