@@ -1,5 +1,6 @@
 """Containers of the test cluster's runtime: files, users, rights, logs and ends. All real, but without a kubelet."""
 
+import json
 import re
 import sys
 import time
@@ -195,6 +196,15 @@ def test_a_stop_asks_first_and_kills_when_the_grace_is_over(runtime: Runtime, po
 def test_the_end_of_the_program_is_the_end_of_all_that_it_started(runtime: Runtime, pod: Pod) -> None:
     runtime.ended(runtime.run(pod, ["sh", "-c", "setsid sleep 4711 & sleep 0.1"]))
     until(lambda: not any("sleep 4711" in process for process in runtime.processes()), "the end of the child")
+
+
+def test_a_container_whose_keeper_is_killed_ends_too(runtime: Runtime, pod: Pod) -> None:
+    """There would be nobody to write its log or to see its end."""
+    container = runtime.run(pod, ["sleep", "4716"])
+    running = runtime.folder / "root" / "containers" / container / "running.json"
+    runtime.machine.run(["kill", "-KILL", str(json.loads(running.read_text())["launcher"]["pid"])])
+    assert runtime.ended(container).exit_code == 137
+    assert not any("sleep 4716" in process for process in runtime.processes())
 
 
 def test_a_program_that_ends_with_its_parent_thread_goes_on(runtime: Runtime, pod: Pod) -> None:

@@ -200,10 +200,34 @@ def test_a_pod_whose_namespaces_are_gone_is_not_ready(tmp_path: Path) -> None:
         runtime.remove(pod)
 
 
+def test_what_a_killed_runtime_left_can_be_cleaned_away(tmp_path: Path) -> None:
+    with running_runtime(tmp_path) as runtime:
+        runtime.run(runtime.pod("left"), ["sleep", "4715"])
+        runtime.signal("KILL")
+        runtime.clean()
+        until(lambda: not any("sleep 4715" in one or "cri" in one for one in runtime.processes()), "the end of all")
+        assert "igwpod" not in runtime.machine.run(["ip", "link"])
+        assert not list(tmp_path.glob("root/*/*"))
+
+
+def test_without_its_zygote_the_runtime_is_not_ready(tmp_path: Path) -> None:
+    with running_runtime(tmp_path) as runtime:
+
+        def conditions() -> dict[str, bool]:
+            answer = runtime.call("Status", cri.Empty(), node.StatusResponse)
+            return {condition.type: condition.status for condition in answer.status.conditions}
+
+        assert conditions() == {"RuntimeReady": True, "NetworkReady": True}
+        runtime.machine.run(["pkill", "-KILL", "-x", "cri-zygote"])
+        until(lambda: not conditions()["RuntimeReady"], "the end of the zygote to be seen")
+        with pytest.raises(grpc.RpcError, match="hold"):
+            runtime.pod("impossible")
+
+
 def test_sigterm_ends_and_removes_everything(tmp_path: Path) -> None:
     with running_runtime(tmp_path) as runtime:
         runtime.run(runtime.pod("ended"), ["sleep", "4714"])
         runtime.signal("TERM")
-        assert not any("sleep 4714" in process or "cri" in process for process in runtime.processes())
+        until(lambda: not any("sleep 4714" in one or "cri" in one for one in runtime.processes()), "the end of all")
         assert "igwpod" not in runtime.machine.run(["ip", "link"])
         assert not list(tmp_path.glob("root/*/*"))

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 import igw_cluster.cri
-from igw_cluster import private
+from igw_cluster import private, toolchain
 from igw_cluster.cri.images import Image, host_image, python_binds, write_images
 from igw_cluster.cri.wire import cri_pb2 as cri
 from igw_cluster.private import BRIDGE, PODS, Machine
@@ -28,6 +28,7 @@ IMAGES = {
     "test/broken": Image(layers=("/no/such/folder",)),
 }
 WAIT_S = 30.0
+_PLACES = {"socket": "cri.sock", "root": "root", "images": "images.json"}
 _PACKAGES = str(Path(igw_cluster.cri.__file__).parents[2])
 
 
@@ -60,18 +61,21 @@ class Runtime:
         options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)]
         self.channel = grpc.insecure_channel(f"unix://{self.folder}/cri.sock", options)
 
-    def start(self, *flags: str) -> None:
+    def start(self) -> None:
         """Starts it, again after it has ended; returns when it serves."""
         log = self.folder / "runtime.log"
         log.unlink(missing_ok=True)
-        places = [
-            f"--socket={self.folder}/cri.sock",
-            f"--root={self.folder}/root",
-            f"--images={self.folder}/images.json",
-        ]
-        words = [sys.executable, "-m", "igw_cluster.cri", *places, f"--bridge={BRIDGE}", f"--pod-cidr={PODS}", *flags]
-        self.process = self.machine.start("cri", words, log, {"PYTHONPATH": _PACKAGES})
+        self.process = self._start(log)
         self.process.wait_ready(lambda: "cri ready" in log.read_text(), WAIT_S)
+
+    def clean(self) -> None:
+        """Removes what a killed one has left."""
+        assert self._start(self.folder / "clean.log", "--clean").popen.wait(WAIT_S) == 0
+
+    def _start(self, log: Path, *flags: str) -> Process:
+        places = [f"--{name}={self.folder / file}" for name, file in _PLACES.items()]
+        words = [sys.executable, "-m", "igw_cluster.cri", *places, f"--bridge={BRIDGE}", f"--pod-cidr={PODS}", *flags]
+        return self.machine.start("cri", words, log, {"PYTHONPATH": _PACKAGES})
 
     def signal(self, name: str) -> None:
         """Sends a signal to it and waits for its end. By its number inside: the outer process is only `nsenter`."""
@@ -177,6 +181,7 @@ def security(**fields: Any) -> cri.LinuxContainerConfig:
 @contextmanager
 def running_runtime(folder: Path) -> Iterator[Runtime]:
     """The runtime in a machine of its own, with `IMAGES`."""
+    toolchain.debian("ip", "iproute2", print)
     write_images(folder / "images.json", IMAGES)
     with private.machine() as machine:
         made = Runtime(folder, machine)

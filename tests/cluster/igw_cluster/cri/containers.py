@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ class Container:
 
     def refresh(self) -> "pb.ContainerState":
         """Its state now."""
+        if self.launcher is None:
+            self._look_for_start()
         if self.ended is None:
             self.ended = self._recorded_end()
         if self.ended is None and self.launcher and not self.launcher.alive():
@@ -84,6 +87,11 @@ class Container:
         if self.ended:
             return pb.CONTAINER_EXITED
         return pb.CONTAINER_RUNNING if self.launcher else pb.CONTAINER_CREATED
+
+    def _look_for_start(self) -> None:
+        """The record of a start whose answer never came: before a restart of the runtime, or too late."""
+        with suppress(FileNotFoundError):
+            self.started_with(json.loads((self.directory / launcher.RUNNING).read_text(encoding="utf-8")))
 
     def _recorded_end(self) -> Ended | None:
         try:
@@ -101,10 +109,7 @@ def read(directory: Path) -> Container:
     """A recorded one; raises OSError or ValueError for an incomplete record."""
     record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
     config = pb.ContainerConfig.FromString((directory / _CONFIG).read_bytes())
-    found = Container(id=directory.name, config=config, directory=directory, **record)
-    if (running := directory / launcher.RUNNING).exists():
-        found.started_with(json.loads(running.read_text(encoding="utf-8")))
-    return found
+    return Container(id=directory.name, config=config, directory=directory, **record)
 
 
 class Containers:

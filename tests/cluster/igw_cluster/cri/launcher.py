@@ -11,6 +11,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def run(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> No
     _write(container, RUNNING, running)
     answer(running)
     code = _attend(pid, outputs, log)
+    if not container.own_pids:
+        # No namespace ends with the program here, but its session does.
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     record(container, code, "Error" if code else "Completed", "")
 
 

@@ -35,6 +35,7 @@ class Runtime:
         self.sandboxes = Sandboxes(root, zygote, network)
         self.containers = Containers(root, zygote)
         self._images = images
+        self._zygote = zygote
 
     def take_over(self) -> None:
         """Goes on with what an earlier runtime left; removes what cannot go on."""
@@ -87,7 +88,12 @@ class Runtime:
         )
 
     def _status(self, _: pb.Empty) -> node.StatusResponse:
-        ready = [node.RuntimeCondition(type=kind, status=True) for kind in ("RuntimeReady", "NetworkReady")]
+        alive = self._zygote.alive()
+        reason, message = ("", "") if alive else ("ZygoteEnded", "the runtime's zygote has ended: restart the runtime")
+        ready = [
+            node.RuntimeCondition(type="RuntimeReady", status=alive, reason=reason, message=message),
+            node.RuntimeCondition(type="NetworkReady", status=True),
+        ]
         features = node.RuntimeFeatures(supplemental_groups_policy=True)
         return node.StatusResponse(status=node.RuntimeStatus(conditions=ready), features=features)
 

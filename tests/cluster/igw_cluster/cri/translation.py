@@ -50,7 +50,7 @@ def _command(config: pb.ContainerConfig, image: Image) -> tuple[str, ...]:
 
 def _environment(sandbox: Sandbox, config: pb.ContainerConfig, image: Image) -> dict[str, str]:
     hostname = sandbox.config.hostname or os.uname().nodename
-    given = {entry.key: entry.value.decode() for entry in config.envs}
+    given = {entry.key: entry.value.decode(errors="surrogateescape") for entry in config.envs}
     return {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, **image.env, **given}
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from igw_cluster.cri import execution, holder, launcher, linux
+from igw_cluster.cri.process import Process
 
 Json = dict[str, Any]
 # A task gets its request and a function that answers it; it may go on after it has answered.
@@ -31,28 +32,34 @@ class TaskFailed(Exception):
 class Zygote:
     """The runtime's end. Safe for threads: each call has a socket of its own."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, process: Process) -> None:
         self._channel = channel
+        self._process = process
         self._lock = threading.Lock()
 
     @classmethod
     def start(cls) -> "Zygote":
         """Forks it. Call this while the process has one thread only."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             ours.close()
             _finish(lambda: _serve(theirs))
         theirs.close()
-        return cls(ours)
+        return cls(ours, Process.of(pid))
+
+    def alive(self) -> bool:
+        """Whether it still serves; without it nothing new can be started."""
+        return self._process.alive()
 
     def call(self, task: str, request: Json, timeout: float) -> Json:
         """The task's answer; raises TaskFailed for its error or when none comes within `timeout` seconds."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours:
-            with theirs, self._lock:
-                socket.send_fds(self._channel, [task.encode()], [theirs.fileno()])
             ours.settimeout(timeout)
             try:
+                with theirs, self._lock:
+                    socket.send_fds(self._channel, [task.encode()], [theirs.fileno()])
                 ours.sendall(json.dumps(request).encode())
                 ours.shutdown(socket.SHUT_WR)
                 text = _read_all(ours)
