@@ -1,13 +1,14 @@
 """Golden cases: manifests in, and what is rendered and said of them, as files to read.
 
 Each folder of `cases` is one rule, in its name. `in.yaml` holds the manifests; `routes.yaml` the route tables by
-listener and the endpoints by cluster, `conditions.yaml` what is said of the objects, and `eg.yaml` what differs between
-cases of the objects for Envoy Gateway. `bootstrap.yaml` and `eg-whole.yaml`, where they exist, hold all that Envoy and
-Envoy Gateway get. `pytest tests/golden --update-golden` writes them anew. Real Envoy must accept every case.
+listener and the endpoints by cluster, `conditions.yaml` what the plan says of the objects, `status.yaml` what users
+read in them, and `eg.yaml` what differs between cases of the objects for Envoy Gateway. `bootstrap.yaml` and
+`eg-whole.yaml`, where they exist, hold all that Envoy and Envoy Gateway get. `pytest tests/golden --update-golden`
+writes them anew. Real Envoy must accept every case.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.bootstrap import everything, resource_files
 from igw_operator.render.envoy_gateway.values import Rendered
+from igw_operator.render.status.patches import statuses
 from igw_testing.plans import rendered, surroundings
+from igw_testing.status_facts import NOW, declared_of, facts_of
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
@@ -30,6 +33,7 @@ CASE = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
 class Planned(NamedTuple):
     """A case, and what became of it."""
 
+    text: str
     objects: ObjectSet
     plan: GatewayPlan
     conditions: tuple[Condition, ...]
@@ -74,6 +78,23 @@ def bootstrap(found: Planned) -> dict[str, Any]:
     return content
 
 
+def status(found: Planned) -> dict[str, Any]:
+    """What users read in each object, as when Envoy Gateway and the cluster have said yes to all."""
+    patches = statuses(declared_of(found.text), facts_of(found.text), NOW)
+    return {f"{one.declared.kind} {one.declared.key}": _timeless(one.status) for one in patches}
+
+
+def _timeless(value: Any) -> Any:
+    """Conditions in one line each."""
+    if isinstance(value, list):
+        return [_timeless(one) for one in value]
+    if isinstance(value, dict) and "lastTransitionTime" in value:
+        return f"{value['type']}={value['status']} {value['reason']}: {value['message']}"
+    if isinstance(value, Mapping):
+        return {name: _timeless(one) for name, one in value.items()}
+    return value
+
+
 def envoy_gateway(found: Planned) -> dict[str, Any]:
     """What a case decides of the objects for Envoy Gateway; `eg-whole.yaml` has one case's in full."""
     return {f"{one.manifest['kind']} {one.identity[1]}": _gist(one) for one in rendered(found.objects, found.plan)}
@@ -101,6 +122,7 @@ def envoy_gateway_whole(found: Planned) -> list[Any]:
 OUTPUTS: dict[str, Callable[[Planned], Any]] = {
     "routes.yaml": routes,
     "conditions.yaml": conditions,
+    "status.yaml": status,
     "eg.yaml": envoy_gateway,
     "bootstrap.yaml": bootstrap,
     "eg-whole.yaml": envoy_gateway_whole,
@@ -130,8 +152,9 @@ def _plain(value: Any) -> Any:
 
 def read(case: Path) -> Planned:
     """The objects of a case and their plan."""
-    objects, problems = collect({"in.yaml": parse((case / "in.yaml").read_text(), "in.yaml")})
-    return Planned(objects, *build_plan(objects), problems)
+    text = (case / "in.yaml").read_text()
+    objects, problems = collect({"in.yaml": parse(text, "in.yaml")})
+    return Planned(text, objects, *build_plan(objects), problems)
 
 
 @CASE
