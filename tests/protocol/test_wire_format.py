@@ -23,6 +23,7 @@ MESSAGES: dict[Any, Any] = {
     pb.HeaderValue: core.HeaderValue,
     pb.Metadata: core.Metadata,
     pb.ProcessingResponse: ext_proc.ProcessingResponse,
+    pb.ProcessingMode: filters.ProcessingMode,
     pb.HeadersResponse: ext_proc.HeadersResponse,
     pb.BodyResponse: ext_proc.BodyResponse,
     pb.TrailersResponse: ext_proc.TrailersResponse,
@@ -36,6 +37,7 @@ MESSAGES: dict[Any, Any] = {
 }
 ENUMS: dict[Any, Any] = {
     pb.BodySendMode: filters.ProcessingModeBodySendMode,
+    pb.ProcessingMode.HeaderSendMode: filters.ProcessingModeHeaderSendMode,
     pb.HeaderValueOption.AppendAction: core.HeaderValueOptionHeaderAppendAction,
 }
 SCALARS = {
@@ -82,7 +84,7 @@ def _name(message: Descriptor) -> str:
     return str(by_name.get(message.name, message.name))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), ENUMS.items(), ids=["BodySendMode", "AppendAction"])
+@pytest.mark.parametrize(("ours", "theirs"), ENUMS.items(), ids=["BodySendMode", "HeaderSendMode", "AppendAction"])
 def test_every_enum_value_has_envoys_number(ours: Any, theirs: Any) -> None:
     """Values that only Envoy has may exist; ours must agree."""
     known = {one.name: one.value for one in theirs}
