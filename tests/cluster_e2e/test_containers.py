@@ -62,8 +62,9 @@ def status(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def first(cluster: Cluster, name: str) -> dict[str, Any]:
-    """The status of the Pod's first container."""
-    found: dict[str, Any] = status(cluster, name)["containerStatuses"][0]
+    """The status of the Pod's first container; as one that waits while the kubelet has said nothing yet."""
+    unknown = {"restartCount": 0, "state": {"waiting": {}}}
+    found: dict[str, Any] = next(iter(status(cluster, name).get("containerStatuses", ())), unknown)
     return found
 
 
@@ -173,8 +174,12 @@ def test_hooks_run_and_the_grace_is_kept(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_a_failing_liveness_command_restarts_the_container(cluster: Cluster) -> None:
-    probe = {"exec": {"command": ["/bin/sh", "-c", "test ! -e /tmp/ill"]}, "periodSeconds": 1, "failureThreshold": 1}
-    script = f"echo born; (sleep 1; touch /tmp/ill) & {STAY}"
+    probe = {
+        "exec": {"command": ["/bin/sh", "-c", "test ! -e /var/tmp/ill"]},
+        "periodSeconds": 1,
+        "failureThreshold": 1,
+    }
+    script = f"echo born; (sleep 1; touch /var/tmp/ill) & {STAY}"
     run(cluster, "ill", container(script, livenessProbe=probe), restartPolicy="Always")
     cluster.kubectl.until(lambda: first(cluster, "ill")["restartCount"] >= 1, WAIT_S, "the restart")
     assert log(cluster, "ill", "--previous").strip() == "born"
