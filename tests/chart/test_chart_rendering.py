@@ -14,6 +14,7 @@ import yaml
 from igw_api.kinds import KINDS
 from igw_api.meta import OWN_GROUP
 from igw_cluster.helm import Helm
+from igw_operator.controller.resources import DECLARED, EVENT, PEERING, RENDERED, WATCHED
 from igw_operator.operator_settings import load
 from igw_operator.render.envoy_gateway.manifests import API_VERSIONS
 from igw_testing.chart_cases import CASES, values_of
@@ -122,6 +123,19 @@ def test_the_operator_may_do_what_it_does_and_nothing_else(chart: Rendering) -> 
     expected = written | dict.fromkeys(users, READ) | {(group, f"{name}/status"): {"patch"} for group, name in users}
     assert rights(chart, {"gateway": {"patchPolicies": True}}) == expected | gateway_api | peering | other
     assert (OWN_GROUP, "endpointlists") not in expected
+
+
+def test_all_that_the_operator_watches_and_writes_is_allowed(chart: Rendering) -> None:
+    """By the operator's own table."""
+    held = rights(chart, {"gateway": {"patchPolicies": True}})
+    for resource in WATCHED:
+        assert held[resource.group, resource.plural] >= {"list", "watch"}, resource.name
+    for resource in RENDERED:
+        assert held[resource.group, resource.plural] >= WRITE, resource.name
+    for resource in DECLARED:
+        assert "patch" in held[resource.group, f"{resource.plural}/status"], resource.name
+    assert "create" in held[EVENT.group, EVENT.plural]
+    assert held[PEERING.group, PEERING.plural] >= {"get", "list", "watch", "patch"}
 
 
 def test_patch_policies_are_only_removed_where_they_are_off(chart: Rendering) -> None:
