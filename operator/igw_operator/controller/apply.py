@@ -50,6 +50,11 @@ class Applier:
         """What could not be written, and why."""
         return {identity: trouble.message for identity, trouble in self.troubles.items()}
 
+    @property
+    def stubborn(self) -> Mapping[Identity, str]:
+        """Those of them that failed more than once in a row: worth telling users."""
+        return {identity: trouble.message for identity, trouble in self.troubles.items() if trouble.tries > 1}
+
     def foreign(self, now: float) -> frozenset[Identity]:
         """Somebody else's objects that have our names. After a while they are looked at again."""
         self._foreign = {identity: again for identity, again in self._foreign.items() if again > now}
@@ -113,6 +118,7 @@ class Applier:
             if live is not None and not is_ours(live):
                 self._foreign[one.identity] = asyncio.get_running_loop().time() + FOREIGN_PAUSE
                 log.warning("name is taken: object=%s/%s", kind, key)
+                self.store.changed()  # a pass that knows it may say so, and do without it
                 return
             known = live is not None
         # Without force nothing is taken from whoever was faster to create it.

@@ -40,6 +40,8 @@ def _operator(
         settings = load(config)
     except BadConfiguration as error:
         _refuse(str(error))
+    if kubeconfig is not None and not kubeconfig.is_file():
+        _refuse(f"--kubeconfig {kubeconfig}: no such file")
     level = logging.getLevelNamesMapping()[settings.operator.log_level.upper()]
     logging.basicConfig(level=level, format=FORMAT, stream=sys.stderr)
     quiet_kopf(level)

@@ -57,8 +57,6 @@ class NoAccess(Exception):
 async def credentials(kubeconfig: Path | None) -> Configuration:
     """Where the API server is and how to log in. Without a kubeconfig: those of this Pod. Raises NoAccess."""
     configuration = Configuration()
-    if kubeconfig is not None and not kubeconfig.is_file():
-        raise NoAccess(f"--kubeconfig {kubeconfig}: no such file")
     try:
         if kubeconfig is None:
             load_incluster_config(  # type: ignore[no-untyped-call]

@@ -12,17 +12,18 @@ from typing import Final
 
 from igw_api.objects import Key
 from igw_operator.controller.apply import Applier
-from igw_operator.controller.changes import Changes, Settled, find_changes
+from igw_operator.controller.changes import Settled
+from igw_operator.controller.decisions import Decision, decide, observe, with_failures
 from igw_operator.controller.health import Health
-from igw_operator.controller.inventory import Inventory, Reader
+from igw_operator.controller.inventory import Reader
 from igw_operator.controller.kube import ApiError, Kube
 from igw_operator.controller.peers import leader_besides
-from igw_operator.controller.resources import PEERING, RENDERED, SERVICE, WATCHED, Resource
-from igw_operator.controller.store import Store, View, is_ours
-from igw_operator.plan.build import build_plan
-from igw_operator.plan.model import Condition, GatewayPlan
-from igw_operator.render.envoy_gateway.objects import render
-from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
+from igw_operator.controller.report import AGAIN, Reporter, declared
+from igw_operator.controller.resources import PEERING, WATCHED, Resource
+from igw_operator.controller.store import Store, View
+from igw_operator.render.envoy_gateway.values import Identity, Options
+from igw_operator.render.status.patches import statuses
+from igw_operator.render.status.values import Facts, StatusPatch
 
 QUIET: Final = 0.075  # a pass starts when nothing changed for this long,
 PATIENCE: Final = 0.5  # or when something waits since this long
@@ -31,19 +32,7 @@ PATIENT_AUDITS: Final = 20
 KINDS_PAUSE: Final = 5.0
 # A listing that started anew and found nothing at all leaves no trace in the watch.
 AUDIT_EVERY: Final = 600.0
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one view of the cluster leads to."""
-
-    inventory: Inventory
-    plan: GatewayPlan
-    conditions: tuple[Condition, ...]
-    rendered: tuple[Rendered, ...]
-    changes: Changes
 
 
 @dataclass(slots=True)
@@ -70,6 +59,7 @@ class Reconciler:
     dirty: asyncio.Event
     settled: Settled = field(default_factory=Settled)
     applier: Applier = field(init=False)
+    reporter: Reporter = field(init=False)
     _present: frozenset[Resource] = field(default=frozenset(), init=False)
     _leads: bool = field(default=False, init=False)
     _audits: int = field(default=0, init=False)  # in a row that were not complete
@@ -77,6 +67,7 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self.applier = Applier(self.kube, self.store, self.settled)
+        self.reporter = Reporter(self.kube, self.store, self.leadership.identity)
 
     async def run(self) -> None:
         """Until cancelled. Whatever fails is tried again."""
@@ -117,18 +108,34 @@ class Reconciler:
             return await self._audit_again()
         self._audits = 0
         decision = await asyncio.to_thread(self._decide, self.store.view(), self.applier.foreign(started))
-        if decision.changes and not await self._may_write():
-            return KINDS_PAUSE
-        await self.applier.carry_out(decision.changes)
+        if decision.changes:
+            if not await self._may_write():
+                return KINDS_PAUSE
+            await self.applier.carry_out(decision.changes)
+        patches = await asyncio.to_thread(self._judge, decision, self.store.view(), self.applier.foreign(loop.time()))
+        if patches:
+            if not await self._may_write():
+                return KINDS_PAUSE
+            await self.reporter.write(patches, self.clock())
         self._account(started)
-        due = [self._next_audit, *filter(None, [self.applier.next_try()])]
-        return max(min(due) - loop.time(), QUIET)
+        return max(self._due() - loop.time(), QUIET)
+
+    def _due(self) -> float:
+        """When the next pass must come, in loop time."""
+        times = [self._next_audit, *filter(None, [self.applier.next_try()])]
+        if self.reporter.again:
+            times.append(asyncio.get_running_loop().time() + AGAIN)
+        return min(times)
 
     def _decide(self, view: View, taken: frozenset[Identity]) -> Decision:
         inventory = self.reader.read(view)
-        plan, conditions = build_plan(inventory.objects, controller=self.controller_name)
-        rendered = render(plan, inventory.objects, observe(view, taken), self.options)
-        return Decision(inventory, plan, conditions, rendered, find_changes(rendered, view, self.settled))
+        return decide(inventory, observe(view, taken), view, self.settled, self.controller_name, self.options)
+
+    def _judge(self, decision: Decision, view: View, taken: frozenset[Identity]) -> tuple[StatusPatch, ...]:
+        """What to tell users, now that the changes were made."""
+        conditions = with_failures(decision, self.applier.stubborn)
+        facts = Facts(decision.inventory.objects, decision.plan, conditions, observe(view, taken))
+        return statuses(declared(view, decision.inventory), facts, self.clock())
 
     async def _is_prepared(self) -> bool:
         """Whether the kinds that are needed exist, and it is our turn."""
@@ -210,24 +217,6 @@ class Reconciler:
     def _say(self, state: str, *, ready: bool) -> None:
         if self.health.say(state, ready=ready):
             log.log(logging.INFO if ready else logging.WARNING, "state: %s", state)
-
-
-def observe(view: View, taken: frozenset[Identity]) -> Observed:
-    """What the renderers want to know of the cluster."""
-    cluster_ips: dict[Key, str] = {}
-    statuses = {}
-    foreign = set(taken)
-    for resource in RENDERED:
-        for key, body in view.of(resource).items():
-            if not is_ours(body):
-                foreign.add((resource.kind, key))
-            elif "status" in body:
-                statuses[resource.kind, key] = body["status"]
-    for key, body in view.of(SERVICE).items():
-        address = body.get("spec", {}).get("clusterIP")
-        if is_ours(body) and address not in (None, "", "None"):
-            cluster_ips[key] = address
-    return Observed(cluster_ips, frozenset(foreign), statuses)
 
 
 def told_missing(missing: list[Resource]) -> str:

@@ -1,0 +1,92 @@
+"""From one view of the cluster to what follows: plan, rendered objects, changes, and what pools are told. Pure.
+
+Called by `reconcile`, in a thread: nothing here waits, and nothing is changed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from igw_api import wire
+from igw_api.objects import Key
+from igw_operator.controller.changes import Changes, Settled, find_changes
+from igw_operator.controller.inventory import Inventory
+from igw_operator.controller.resources import RENDERED, SERVICE
+from igw_operator.controller.store import Body, View, is_ours
+from igw_operator.plan.build import build_plan
+from igw_operator.plan.model import Condition, GatewayPlan
+from igw_operator.render.envoy_gateway.names import label
+from igw_operator.render.envoy_gateway.objects import render
+from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
+
+_SITE_LABELS: Final = (wire.GATEWAY_NAMESPACE_LABEL, wire.GATEWAY_LABEL, wire.LISTENER_LABEL)
+_POOL_LABELS: Final = (wire.POOL_NAMESPACE_LABEL, wire.POOL_LABEL)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one view of the cluster leads to."""
+
+    inventory: Inventory
+    plan: GatewayPlan
+    conditions: tuple[Condition, ...]
+    rendered: tuple[Rendered, ...]
+    changes: Changes
+
+
+def decide(
+    inventory: Inventory, observed: Observed, view: View, settled: Settled, controller_name: str, options: Options
+) -> Decision:
+    """What is meant, and how the cluster differs from it."""
+    plan, conditions = build_plan(inventory.objects, controller=controller_name)
+    rendered = render(plan, inventory.objects, observed, options)
+    return Decision(inventory, plan, conditions, rendered, find_changes(rendered, view, settled))
+
+
+def observe(view: View, taken: frozenset[Identity]) -> Observed:
+    """What the renderers want to know of the cluster."""
+    cluster_ips: dict[Key, str] = {}
+    statuses = {}
+    foreign = set(taken)
+    for resource in RENDERED:
+        for key, body in view.of(resource).items():
+            if not is_ours(body):
+                foreign.add((resource.kind, key))
+            elif "status" in body:
+                statuses[resource.kind, key] = body["status"]
+    for key, body in view.of(SERVICE).items():
+        address = body.get("spec", {}).get("clusterIP")
+        if is_ours(body) and address not in (None, "", "None"):
+            cluster_ips[key] = address
+    return Observed(cluster_ips, frozenset(foreign), statuses)
+
+
+def with_failures(decision: Decision, failures: Mapping[Identity, str]) -> tuple[Condition, ...]:
+    """The plan's conditions, where those of pools say what could not be written for them."""
+    if not failures:
+        return decision.conditions
+    pools: dict[Key, str] = {}
+    for one in decision.rendered:
+        if one.identity in failures:
+            kind, key = one.identity
+            for pool in concerned(one.manifest, decision.plan):
+                pools.setdefault(pool, f"{kind} {key} could not be written: {failures[one.identity]}")
+    return tuple(
+        replace(one, status=False, reason="NotWritten", message=pools[one.key])
+        if one.kind == "InferencePool" and one.type == "Accepted" and one.status and one.key in pools
+        else one
+        for one in decision.conditions
+    )
+
+
+def concerned(manifest: Body, plan: GatewayPlan) -> tuple[Key, ...]:
+    """The pools that an object of ours is for: its own, or all of its listener."""
+    labels = manifest["metadata"]["labels"]
+    found = []
+    for site in plan.sites:
+        place = (site.gateway.namespace, site.gateway.name, site.listener)
+        if tuple(labels.get(name) for name in _SITE_LABELS) != tuple(label(part) for part in place):
+            continue
+        own = tuple(labels.get(name) for name in _POOL_LABELS)
+        found += [pool for pool in site.pools if own in ((None, None), tuple(label(part) for part in pool))]
+    return tuple(found)
