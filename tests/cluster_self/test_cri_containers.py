@@ -138,12 +138,9 @@ def test_single_files_are_mounted_and_masked_paths_are_empty(runtime: Runtime, p
 
 def test_homes_and_sockets_of_the_machine_are_not_in_its_image(runtime: Runtime, pod: Pod) -> None:
     container = runtime.run(pod, SLEEP)
-    assert runtime.output(container, "ls", "/tmp", "/home", "/run", "/var/tmp").split() == [
-        "/home:",
-        "/run:",
-        "/tmp:",
-        "/var/tmp:",
-    ]
+    shown = runtime.output(container, "ls", "/tmp", "/home", "/run", "/var/tmp").split()
+    # The way to the interpreter is bound into the image, wherever it lies; nothing beside it is.
+    assert [word for word in shown if word not in Path(sys.prefix).parts] == ["/home:", "/run:", "/tmp:", "/var/tmp:"]
     assert runtime.output(container, "stat", "-c", "%a", "/tmp").strip() == "1777"
 
 

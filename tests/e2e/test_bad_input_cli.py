@@ -270,7 +270,7 @@ async def test_an_option_of_up_that_makes_no_sense_is_one_line(
     ("words", "says"),
     [
         (("up",), "problem: Missing option '-f' / '--filename'."),
-        (("picker",), "igw picker: Missing option '--objects'."),
+        (("picker",), "igw picker: say where the objects come from: either --objects or --kubernetes"),
         (("picker", "--objects", "nowhere"), "path 'nowhere' does not exist"),
         (("picker", "--objects", ".", "--policy", "best"), "unknown policy `best`; choose one of: "),
         (("picker", "--objects", ".", "--transport", "tcp"), "'tcp' is not one of 'http2', 'grpc'"),
@@ -289,7 +289,7 @@ async def test_an_option_of_up_that_makes_no_sense_is_one_line(
             ),
             "No such option: --no-such-option",
         ),
-        (("upp",), "igw: no command 'upp'; there are demo, picker, sim, up"),
+        (("upp",), "igw: no command 'upp'; there are demo, operator, picker, sim, up"),
     ],
 )
 async def test_a_command_line_that_makes_no_sense_is_one_line(
