@@ -12,7 +12,7 @@ from igw_api.meta import GATEWAY_GROUP
 from igw_operator.plan.model import GatewayPlan, Keepalive, PickerRules, Site
 from igw_operator.render.envoy_gateway.manifests import duration, manifest
 from igw_operator.render.envoy_gateway.names import Names, site_labels
-from igw_operator.render.envoy_gateway.picker import GRPC_PORT
+from igw_operator.render.envoy_gateway.picker import GRPC_PORT, cannot_be_asked
 from igw_operator.render.envoy_gateway.values import Observed, Options, Phase, Rendered
 
 # What Envoy Gateway lets a message carry; it refuses attributes that name a header.
@@ -41,7 +41,7 @@ def listener_objects(
     yield Rendered(Phase.LISTENER_POLICY, manifest("ClientTrafficPolicy", key, labels, spec=client))
     extension = {"targetRefs": targets, "extProc": [_ext_proc(names.front(site).name, plan.picker)]}
     # Without an endpoint behind it the filter would be left out now, and added later at the cost of a drain.
-    waits = key not in observed.cluster_ips
+    waits = cannot_be_asked(site, names, observed, options)
     yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyExtensionPolicy", key, labels, spec=extension), waits)
     if options.patch_policies:
         patch = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [_trim(site, names)]}
@@ -65,8 +65,8 @@ def _ext_proc(front: str, rules: PickerRules) -> dict[str, Any]:
         "messageTimeout": duration(rules.message_timeout),
         "processingMode": {
             "allowModeOverride": True,  # an upgrade's body never ends
-            # Partly buffered, the body would be on its way to the router before the route is chosen anew. The same for
-            # listeners of one pool: a change of the mode, when a second one comes, would drain the listener.
+            # Partly buffered, a body above the limit would be on its way to the default pool before the route is chosen
+            # anew. The same for listeners of one pool: to change the mode for a second one would drain the listener.
             "request": {"body": "Buffered", "attributes": ATTRIBUTES},
         },
         "backendSettings": _picker_settings(rules),

@@ -10,7 +10,7 @@ from igw_api.objectset import ObjectSet
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
 from igw_operator.render.envoy_gateway.listener import listener_objects
 from igw_operator.render.envoy_gateway.names import Names, names_of
-from igw_operator.render.envoy_gateway.picker import picker_objects
+from igw_operator.render.envoy_gateway.picker import cannot_be_asked, picker_objects
 from igw_operator.render.envoy_gateway.pool import extension_objects, lead, pool_objects
 from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
 
@@ -36,10 +36,11 @@ def _all(
     for site in plan.sites:
         yield from picker_objects(site, served(site, objects, names), names, observed, options)
         yield from listener_objects(site, plan, names, observed, options)
+        early = cannot_be_asked(site, names, observed, options)
         for key in site.pools:
             pool = objects.pools[key]
             resilience = treatments.get(f"pool/{key}", Resilience())
-            yield from pool_objects(site, pool, plan, names, observed, resilience)
+            yield from pool_objects(site, pool, plan, names, resilience=resilience, early=early)
             yield from extension_objects(site, pool, names, observed)
 
 

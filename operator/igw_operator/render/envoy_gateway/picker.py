@@ -40,6 +40,13 @@ def picker_objects(
     yield _base(manifest("Deployment", key, labels, spec=_deployment(site, names, options)))
 
 
+def cannot_be_asked(site: Site, names: Names, observed: Observed, options: Options) -> bool:
+    """Whether it is too early to lead requests past this picker."""
+    key = names.site(site)
+    available = observed.statuses.get(("Deployment", key), {}).get("availableReplicas", 0)
+    return key not in observed.cluster_ips or (options.wait_for_picker and not available)
+
+
 def _base(body: Manifest) -> Rendered:
     return Rendered(Phase.FOUNDATION, body)
 

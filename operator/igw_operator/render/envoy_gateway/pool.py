@@ -25,9 +25,9 @@ ANY_PATH = {"type": "PathPrefix", "value": "/"}
 
 
 def pool_objects(
-    site: Site, pool: Pool, plan: GatewayPlan, names: Names, observed: Observed, resilience: Resilience
+    site: Site, pool: Pool, plan: GatewayPlan, names: Names, *, resilience: Resilience, early: bool
 ) -> Iterator[Rendered]:
-    """All but the Service that the pool names."""
+    """All but the Service that the pool names. `early`: the route must not be made yet."""
     labels = {**site_labels(site, names), **pool_labels(pool.key)}
     yield Rendered(Phase.FOUNDATION, manifest("Service", names.service(pool.key), labels, spec=_endpoints(pool)))
     key = names.route(site, pool.key)
@@ -37,7 +37,7 @@ def pool_objects(
     if refuses(site, pool):
         yield Rendered(Phase.BACKEND_POLICY, manifest("HTTPRouteFilter", key, labels, spec=_refusal()))
     route = manifest("HTTPRoute", key, labels, spec=_route(site, pool, names))
-    yield Rendered(Phase.ROUTE, route, waits=names.site(site) not in observed.cluster_ips)
+    yield Rendered(Phase.ROUTE, route, waits=early)
 
 
 def extension_objects(site: Site, pool: Pool, names: Names, observed: Observed) -> Iterator[Rendered]:

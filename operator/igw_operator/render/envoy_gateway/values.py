@@ -68,3 +68,6 @@ class Options:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     log_level: str = "info"
     patch_policies: bool = False  # EnvoyPatchPolicy is enabled in Envoy Gateway
+    # Ask nobody before the first Pod of the picker is available: Envoy looks again after 60 s only at one that it has
+    # never reached, and Envoy Gateway cannot be told otherwise.
+    wait_for_picker: bool = False
