@@ -50,10 +50,10 @@ class Chat:
         return self.status == 200 and not self.problem
 
 
-def chat_body(prompt: str, *, tokens: int = 20, stream: bool = False) -> dict[str, Any]:
+def chat_body(prompt: str, *, tokens: int = 20, stream: bool = False, model: str = MODEL) -> dict[str, Any]:
     """A chat whose answer has exactly so many tokens."""
     return {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
         "stream": stream,
@@ -67,12 +67,13 @@ async def chat(
     *,
     tokens: int = 20,
     stream: bool = False,
+    model: str = MODEL,
     answering: list[Chat] | None = None,
 ) -> Chat:
     """Ask, and wait for the end. `answering` gets the chat as soon as its headers have come."""
     loop = asyncio.get_running_loop()
     done = Chat(stream, loop.time())
-    body = chat_body(prompt, tokens=tokens, stream=stream)
+    body = chat_body(prompt, tokens=tokens, stream=stream, model=model)
     try:
         async with session.post(url, json=body) as answer:
             done.status, done.engine = answer.status, answer.headers.get(ENGINE_HEADER)
@@ -146,6 +147,7 @@ async def load(
     workers: int = 6,
     most: int = 1500,
     streams: Sequence[bool] = (False, True),
+    model: str = MODEL,
 ) -> AsyncIterator[Load]:
     """A load of `workers` for as long as the context lasts, at most `most` chats; `streams` says in turn which stream.
 
@@ -157,7 +159,7 @@ async def load(
         while not running.stopping and running.begun < most:
             running.begun += 1
             stream = streams[running.begun % len(streams)]
-            running.add(await chat(session, url, prompt, stream=stream, answering=running.answering))
+            running.add(await chat(session, url, prompt, stream=stream, model=model, answering=running.answering))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
