@@ -35,9 +35,9 @@ REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 LEASE_HEADER: Final = "x-igw-lease"
 
 # What no client may send: it would choose a destination, a pool or another request's lease.
-PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER)
+PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER)
 # The same for gateways that route by headers.
-ROUTING_HEADERS: Final = (*PRIVATE_HEADERS, POOL_HEADER)
+ROUTING_HEADERS: Final = PRIVATE_HEADERS
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from igw_api import wire
 from igw_extproc import codec, openai
-from igw_extproc.director import Director, Flight
+from igw_extproc.director import Director, Flight, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
-from igw_extproc.messages import Arrived, Chunk, Finish, Output, Reply, Responded
+from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus, Methods
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # An unknown model name is the client's text: it must not become a label, of which there is no end.
 _NO_MODEL = ""
 # As text: an enum's members hash in Python code, for every request.
-_PLACED = Outcome.PLACED.value
+_PLACED, _PASSED = Outcome.PLACED.value, Outcome.PASSED.value
 # More than any engine's usage object with all its details.
 _USAGE_BYTES = 1024
 
@@ -63,7 +63,7 @@ class Process(Conversation):
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
         self._call = call
-        self._exchange = Exchange(picker.max_body_bytes)
+        self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
         self._tail = b""  # of the response, where a usage object may have begun
@@ -89,6 +89,8 @@ class Process(Conversation):
             self._place(notice, started)
         elif isinstance(notice, Responded):
             self._responded(notice)
+        elif isinstance(notice, Passed):
+            self._picker.telemetry.requests[("", _NO_MODEL, _PASSED)] += 1
 
     def half_closed(self) -> None:
         self._call.finish()
@@ -108,6 +110,10 @@ class Process(Conversation):
             placed = picker.director.place(request, started)
         except RoutingError as error:
             self._refuse(error)
+            return
+        except Unseen as pool:
+            self._send(self._exchange.place(pool.placement))
+            picker.telemetry.requests[(pool.name, pool.model, _PASSED)] += 1
             return
         except Exception:
             log.exception("placement failed")

@@ -6,11 +6,11 @@ in `inflight`. A view is immutable; a new set of objects makes new views.
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from igw_api.objects import Lead, Model, Objective, Pool, RewriteRule, Target, addresses
+from igw_api.objects import Key, Lead, Model, Objective, Pool, RewriteRule, Target, addresses
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_extproc.domain import Endpoint
@@ -41,6 +41,7 @@ class PoolView:
     models: Mapping[str, Model] = field(default_factory=dict)
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     rules: tuple[RewriteRule, ...] = ()
+    unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
 
     @property
     def name(self) -> str:
@@ -123,6 +124,7 @@ class Datastore:
         self._unknown_policies: set[str] = set()
         self._views: dict[str, PoolView] = {}
         self._routes: dict[str, RouteView] = {}
+        self._led = False
         self._listeners: list[Callable[[], None]] = []
         self.synced = False
 
@@ -135,9 +137,11 @@ class Datastore:
         """`listener` is called after each change."""
         self._listeners.append(listener)
 
-    def replace(self, objects: ObjectSet) -> None:
-        """Serve exactly these objects from now on."""
-        self._views = {str(key): self._view(pool, objects) for key, pool in objects.pools.items()}
+    def replace(self, objects: ObjectSet, unseen: Collection[Key] = ()) -> None:
+        """Serve exactly these objects from now on. `unseen`: the pools whose endpoints could not be asked for."""
+        views = (self._view(pool, objects, pool.key in unseen) for pool in objects.pools.values())
+        self._views = {view.name: view for view in views}
+        self._led = bool(objects.leads)
         self._routes = {name: RouteView((view,)) for name, view in self._views.items()}
         self._routes.update({name: self._route(lead) for name, lead in objects.leads.items()})
         self.synced = True
@@ -148,12 +152,16 @@ class Datastore:
         """The endpoints of all pools, each once."""
         return list({one.address: one for view in self._views.values() for one in view.endpoints}.values())
 
+    def is_foreign(self, name: str | None) -> bool:
+        """Whether a route of this name is somebody else's. Where no leads say which are ours, none is."""
+        return self._led and bool(name) and _base(name) not in self._routes
+
     def route(self, name: str | None) -> RouteView:
         """Where a route leads: as its lead says, else to the pool of its name, else to the only pool.
 
         Raises NoEndpoints.
         """
-        found = self._routes.get(name.partition(_MATCH)[0] if name else "")
+        found = self._routes.get(_base(name))
         if found is None and len(self._views) == 1:
             found = RouteView(tuple(self._views.values()))
         if found is not None and found.pools:
@@ -178,7 +186,7 @@ class Datastore:
             log.error("unknown policy, the default is used name=%s default=%s", name, self._default_policy)
         return self._default_policy
 
-    def _view(self, pool: Pool, objects: ObjectSet) -> PoolView:
+    def _view(self, pool: Pool, objects: ObjectSet, unseen: bool) -> PoolView:
         return PoolView(
             pool=pool,
             endpoints=tuple(_endpoints(pool, objects)),
@@ -186,7 +194,13 @@ class Datastore:
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),
+            unseen=unseen,
         )
+
+
+def _base(route: str | None) -> str:
+    """A route's name up to its match."""
+    return route.partition(_MATCH)[0] if route else ""
 
 
 def _endpoints(pool: Pool, objects: ObjectSet) -> Iterable[Endpoint]:

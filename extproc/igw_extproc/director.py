@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from igw_api import wire
+from igw_api.objects import FailureMode
 from igw_extproc import openai
 from igw_extproc.datastore import Datastore, PoolView, Resolved
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
 from igw_extproc.flowcontrol.saturation import saturation
 from igw_extproc.inflight import Ledger, Ledgers
-from igw_extproc.messages import Arrived, Placement, Responded
+from igw_extproc.messages import ROUTE_ATTRIBUTE, Arrived, Placement, Responded
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
@@ -91,6 +92,16 @@ class Flight:
         self.decision.lease.close(now, succeeded=self.status < 400)
 
 
+class Unseen(Exception):
+    """Nobody could tell us of the pool's endpoints: the proxy must choose. `placement` names none."""
+
+    def __init__(self, name: str, model: str, placement: Placement) -> None:
+        super().__init__(name)
+        self.name = name
+        self.model = model
+        self.placement = placement
+
+
 class Placed(NamedTuple):
     """A decision with all that its conversation and telemetry need."""
 
@@ -138,7 +149,7 @@ class Director:
             self._serving[name] = _Serving(view, ledgers, scheduler)
 
     def place(self, request: Arrived, now: float) -> Placed:
-        """Decide where `request` goes and reserve its share there. Raises RoutingError."""
+        """Decide where `request` goes and reserve its share there. Raises RoutingError and Unseen."""
         header = _Headers(request)
         route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
@@ -154,21 +165,28 @@ class Director:
         adapter = _adapter(resolved, allowed)
         ask = _ask(reading, resolved, adapter, serving.scheduler, len(request.body))
         decision = serving.scheduler.pick(allowed, ask, now, self._rng)
-        if decision is None:
-            raise NoEndpoints(_why_none(view, request.subset))
         # Only declared names become labels: what clients make up has no end.
-        flight = self._fly(view, asked if asked in view.models else "", decision, now)
-        placement = _placement(flight, body, asked, resolved.target)
-        return Placed(placement._replace(pool=view.name) if route.announce else placement, flight)
+        model = asked if asked is not None and asked in view.models else ""
+        names = (resolved.target, asked) if body is not None and resolved.target and asked else None
+        pool = view.name if route.announce else None
+        if decision is None:
+            raise _why_none(view, request.subset, Placement((), "", body, names, pool), model)
+        flight = self._fly(view, model, decision, now)
+        destinations = tuple(ledger.endpoint.address for ledger in decision.order)
+        return Placed(Placement(destinations, flight.lease_id, body, names, pool), flight)
+
+    def is_foreign(self, route: str | None) -> bool:
+        """Whether requests on a route of this name are none of ours."""
+        return self._datastore.is_foreign(route)
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
         if self.flights.pop(flight.lease_id, None) is not None:
             flight.ended(now)
 
-    def _fly(self, view: PoolView, model: str | None, decision: Decision, now: float) -> Flight:
+    def _fly(self, view: PoolView, model: str, decision: Decision, now: float) -> Flight:
         self._count += 1
-        flight = Flight(f"{self._prefix}{self._count:x}", view.name, model or "", decision, self._ledgers, now)
+        flight = Flight(f"{self._prefix}{self._count:x}", view.name, model, decision, self._ledgers, now)
         self.flights[flight.lease_id] = flight
         if log.isEnabledFor(logging.DEBUG):
             order = ",".join(ledger.endpoint.address for ledger in decision.order)
@@ -183,7 +201,7 @@ class _Headers:
 
     def __init__(self, request: Arrived) -> None:
         headers, attributes = request.headers, request.attributes
-        self.route = attributes.get("xds.route_name")
+        self.route = attributes.get(ROUTE_ATTRIBUTE)
         if headers:
             self.path = headers.get(":path")
             self.content_type = headers.get("content-type")
@@ -226,12 +244,16 @@ def _named(subset: tuple[str, ...] | None, ledgers: tuple[Ledger, ...]) -> set[s
     return named
 
 
-def _why_none(view: PoolView, subset: tuple[str, ...] | None) -> str:
+def _why_none(view: PoolView, subset: tuple[str, ...] | None, instead: Placement, model: str) -> NoEndpoints | Unseen:
+    """`instead`: what to tell the proxy where it may choose itself."""
+    if view.unseen and view.pool.failure_mode is FailureMode.OPEN:
+        return Unseen(view.name, model, instead)
     if not view.endpoints:
-        return f"The pool {view.name} has no endpoints. Try again later."
+        return NoEndpoints(f"The pool {view.name} has no endpoints. Try again later.")
     if subset is not None:
-        return f"None of the {len(subset)} endpoints allowed for this request is available in the pool {view.name}."
-    return f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers. Try again later."
+        listed = f"None of the {len(subset)} endpoints allowed for this request"
+        return NoEndpoints(f"{listed} is available in the pool {view.name}.")
+    return NoEndpoints(f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers. Try again later.")
 
 
 def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
@@ -259,9 +281,3 @@ def _rewritten(reading: openai.Reading, asked: str | None, target: str | None) -
     if target is None or target == asked or reading.document is None:
         return None
     return openai.rewrite_model(reading.document, target)
-
-
-def _placement(flight: Flight, body: bytes | None, asked: str | None, target: str | None) -> Placement:
-    destinations = tuple(ledger.endpoint.address for ledger in flight.decision.order)
-    restore = (target, asked) if body is not None and target and asked else None
-    return Placement(destinations, flight.lease_id, body, restore)

@@ -7,7 +7,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+# The proxy's name of the route that a request is on, among a message's attributes.
+ROUTE_ATTRIBUTE: Final = "xds.route_name"
 
 
 class BodyMode(IntEnum):
@@ -76,7 +79,11 @@ class Chunk(NamedTuple):
     end_of_stream: bool
 
 
-Notice = Arrived | Responded | Chunk
+class Passed(NamedTuple):
+    """The request is on a route that is none of ours, and goes on as it came."""
+
+
+Notice = Arrived | Responded | Chunk | Passed
 
 
 class Reply(NamedTuple):
@@ -111,7 +118,10 @@ Output = Reply | Immediate | Finish
 
 
 class Placement(NamedTuple):
-    """What the director decided. `destinations` are `ip:port`, best first; `body` only if it must change."""
+    """What the director decided. `destinations` are `ip:port`, best first; `body` only if it must change.
+
+    No destinations, no lease: the proxy chooses among the pool's endpoints.
+    """
 
     destinations: tuple[str, ...]
     lease: str

@@ -149,6 +149,9 @@ class _Snapshots:
     def prefix_entries(self) -> int:
         return len(self._parts.index)
 
+    def unseen_pools(self) -> list[str]:
+        return [view.name for view in self._parts.datastore.views.values() if view.unseen]
+
 
 async def _serve_metrics(parts: Parts, settings: Settings) -> tuple[web.AppRunner, int]:
     registry = telemetry.registry(parts.telemetry, _Snapshots(parts))

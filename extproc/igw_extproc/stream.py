@@ -16,11 +16,14 @@ Which reply fits depends on the body mode that the proxy announces with its firs
 A request that switches protocols (WebSocket) has no body that could be waited for: its headers decide in every mode,
 and the answer asks the proxy to show no more of it.
 
+A request on a route that is none of ours passes: the proxy is asked to show no more of it, and the stream ends. In
+full duplex it cannot be asked, so every part is given back as it came.
+
 A conversation that begins with response headers is the first-byte filter's: it reports the status and the first byte
 of one response, then we end it; the proxy carries on alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 
@@ -28,6 +31,7 @@ from igw_api import wire
 from igw_extproc.errors import RoutingError, TooLarge
 from igw_extproc.messages import (
     PASSES,
+    ROUTE_ATTRIBUTE,
     Arrived,
     BodyMode,
     Chunk,
@@ -36,6 +40,7 @@ from igw_extproc.messages import (
     Message,
     Output,
     Part,
+    Passed,
     Placement,
     Reply,
     Responded,
@@ -53,47 +58,61 @@ _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 
 
+def _none_is_foreign(_route: str | None) -> bool:
+    return False
+
+
 class Exchange:
-    """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode."""
+    """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode.
+
+    `foreign` tells by its name whether a route is none of ours.
+    """
 
     __slots__ = (
         "_arrived",
         "_chunks",
         "_first",
+        "_foreign",
         "_held",
         "_limit",
         "_mode",
-        "_refused",
+        "_over",
+        "_passes",
         "_response",
         "_response_mode",
         "_switches",
         "observer",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, foreign: Callable[[str | None], bool] = _none_is_foreign) -> None:
         self._limit = limit
+        self._foreign = foreign
         self._first: Message | None = None
         self._mode = self._response_mode = BodyMode.NONE
         self._chunks: list[bytes] = []
         self._held = 0
         self._arrived: Part | None = None
-        self._refused = self._switches = False
+        self._over = self._passes = self._switches = False
         self._response: _Response | None = None
         self.observer = False
 
     def receive(self, message: Message) -> Step:
         """Take one message. Raises TooLarge when the body exceeds the limit."""
-        if self._refused:
+        if self._over:
             return _NOTHING
         if self._first is None:
-            self._first = message
-            self._mode = message.request_mode or BodyMode.NONE
-            self._response_mode = message.response_mode or BodyMode.NONE
-            self.observer = message.part is Part.RESPONSE_HEADERS
+            self._begin(message)
         elif message.part is Part.REQUEST_HEADERS or (self.observer and message.part in _OF_THE_REQUEST):
             # No proxy does that. A second decision on one stream would leave the first one's load counted for ever.
             return _NOTHING
-        return _HANDLERS[message.part](self, message)
+        return self._pass(message) if self._passes else _HANDLERS[message.part](self, message)
+
+    def _begin(self, message: Message) -> None:
+        self._first = message
+        self._mode = message.request_mode or BodyMode.NONE
+        self._response_mode = message.response_mode or BodyMode.NONE
+        self.observer = message.part is Part.RESPONSE_HEADERS
+        self._passes = not self.observer and self._foreign(message.attributes.get(ROUTE_ATTRIBUTE))
 
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
@@ -116,9 +135,21 @@ class Exchange:
 
     def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
         """The immediate response that tells the client why."""
-        self._refused = True
+        self._over = True
         named = (("content-type", "application/json"), (wire.DROP_REASON_HEADER, error.outcome.value), *headers)
         return (Immediate(error.status, error.body(), named, details=error.code), _FINISH)
+
+    # ------------------------------------------------------------------------------------ others' requests
+
+    def _pass(self, message: Message) -> Step:
+        """Whatever it is, it goes on as it came."""
+        part, notice = message.part, Passed() if message is self._first else None
+        if BodyMode.FULL_DUPLEX not in (self._mode, self._response_mode):
+            self._over = True
+            return Step((Reply(part, headers_only=part is Part.REQUEST_HEADERS), _FINISH), notice)
+        if (part, BodyMode.FULL_DUPLEX) in ((Part.REQUEST_BODY, self._mode), (Part.RESPONSE_BODY, self._response_mode)):
+            return Step(chunked(part, message.body, message.end_of_stream), notice)
+        return Step((PASSES[part],), notice)
 
     # ------------------------------------------------------------------------------------ the request
 
@@ -314,7 +345,9 @@ def _number(code: str | None) -> int:
 
 def _routing(placement: Placement) -> dict[str, str]:
     """What tells the proxy where to go and us whose response it was, as headers and as metadata."""
-    told = {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
+    told: dict[str, str] = {}
+    if placement.destinations:
+        told = {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
     if placement.pool is not None:
         told[wire.POOL_HEADER] = placement.pool
     return told

@@ -101,6 +101,7 @@ class Sources(Protocol):
     def endpoints(self) -> Sequence[LedgerStatistics]: ...
     def scraper(self) -> ScraperStatistics: ...
     def prefix_entries(self) -> int: ...
+    def unseen_pools(self) -> Collection[str]: ...
 
 
 class PickerCollector(Collector):
@@ -175,6 +176,12 @@ class PickerCollector(Collector):
             if row.unreachable_reason is not None:
                 unreachable.add_metric((row.address, row.unreachable_reason), 1.0)
         yield unreachable
+        unseen = GaugeMetricFamily(
+            "igw_picker_pool_unseen", "1 while nobody can tell us of the pool's endpoints.", labels=("pool",)
+        )
+        for pool in self._sources.unseen_pools():
+            unseen.add_metric((pool,), 1.0)
+        yield unseen
 
     def _inner_families(self) -> Iterable[Metric]:
         streams = self._telemetry.open_streams

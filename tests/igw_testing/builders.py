@@ -135,9 +135,9 @@ class Picking:
         self.datastore.subscribe(self._changed)
         self.serve(*objects, leads=leads)
 
-    def serve(self, *objects: AnyObject, leads: Mapping[str, Lead] | None = None) -> None:
+    def serve(self, *objects: AnyObject, leads: Mapping[str, Lead] | None = None, unseen: Iterable[str] = ()) -> None:
         """Serve exactly these from now on; endpoints that are new answer their scrape with no load."""
-        self.datastore.replace(ObjectSet.of(objects, leads))
+        self.datastore.replace(ObjectSet.of(objects, leads), {key(one) for one in unseen})
         for one in self.ledgers:
             if one.load is None:
                 one.scraped(one.scrape_started(), load(), now=0.0)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 PAGE: Final = 100
 _GONE: Final = 410
 _UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
 
 
 class Refused(Exception):
@@ -112,7 +113,10 @@ Kept = TypeVar("Kept")
 
 
 class Mirror(Generic[Kept]):
-    """What `read` makes of each object of one list; None leaves it out. `changed` is called after each difference."""
+    """What `read` makes of each object of one list; None leaves it out. `changed` is called after each difference.
+
+    `forbidden`: the server's last word was that we have no right to them.
+    """
 
     def __init__(
         self,
@@ -125,6 +129,7 @@ class Mirror(Generic[Kept]):
     ) -> None:
         """`select`: the query that narrows list and watch alike. `rng` spreads what many pickers do at once."""
         self.items: dict[Key, Kept] | None = None  # None: never listed
+        self.forbidden = False
         self._api = api
         self._path = path
         self._select = select
@@ -142,11 +147,13 @@ class Mirror(Generic[Kept]):
                 if self._version is None:
                     await self._list()
                 if await self._watch(self._version or ""):
+                    self._well()
                     continue
                 trouble = "the watch ended early"
             except Refused as error:
                 # Whatever the server dislikes of a watch (most likely its version), a new list heals.
                 self._version = None
+                self._forbid(error.status == _FORBIDDEN)
                 trouble = str(error)
             except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 # No connection, no credentials (NoAccess), or an answer that is not the API's but a proxy's.
@@ -171,7 +178,8 @@ class Mirror(Generic[Kept]):
                 break
             query["continue"] = rest
         self._version = page["metadata"]["resourceVersion"]
-        self._well()
+        # Well is only what can be watched: where that is refused, we come here again and again.
+        self.forbidden = False
         if found != self.items:
             self.items = found
             self._changed()
@@ -215,6 +223,11 @@ class Mirror(Generic[Kept]):
         else:
             items[key] = kept
         self._changed()
+
+    def _forbid(self, forbidden: bool) -> None:
+        if forbidden != self.forbidden:
+            self.forbidden = forbidden
+            self._changed()
 
     def _complain(self, trouble: str) -> None:
         """Once for each trouble: it may last for hours."""

@@ -2,7 +2,8 @@
 
 Feeds the datastore with whole sets. A ConfigMap that makes no sense, or is gone, leaves the last good one in place. The
 datastore gets nothing before the ConfigMap and all its Pods have been seen once: a picker that knows half would refuse
-what others can serve. Rights needed: get, list and watch of that ConfigMap, and of Pods in its pools' namespaces.
+what others can serve. Pods that stay forbidden do not hold up the other pools: after a few seconds theirs is served as
+unseen. Rights needed: get, list and watch of that ConfigMap, and of Pods in its pools' namespaces.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ _Kept = TypeVar("_Kept")
 CONFIG_KEY: Final = "objects.json"
 # Seconds within which changes become one: a Deployment that scales is many.
 _GATHER: Final = 0.02
-# Seconds that a changed set waits for Pods that it selects anew. Longer than any list takes, unless it is forbidden.
+# Seconds that a set waits for Pods that it selects anew. Longer than any list takes, and than rights that were granted
+# together with the picker need to reach every API server (about a second).
 _PATIENCE: Final = 5.0
 
 
@@ -85,7 +87,8 @@ class _Source:
         self._awake = asyncio.Event()
         self._text: str | None = None  # of the ConfigMap, as it was when last looked at
         self._objects: ObjectSet | None = None
-        self._served: ObjectSet | None = None
+        self._served: tuple[ObjectSet, frozenset[Key]] | None = None
+        self._unseen: frozenset[Key] = frozenset()
         self._pods: dict[Scope, tuple[Mirror[Member], asyncio.Task[None]]] = {}
         self._wait_until = float("inf")
 
@@ -128,33 +131,58 @@ class _Source:
         for gone in self._pods.keys() - scopes:
             _, task = self._pods.pop(gone)
             task.cancel()
-        for new in scopes - self._pods.keys():
+        added = scopes - self._pods.keys()
+        for new in added:
             self._pods[new] = self._mirror(new.namespace, "pods", {"labelSelector": new.selector}, member)
-        loop = asyncio.get_running_loop()
-        self._wait_until = loop.time() + _PATIENCE
-        loop.call_at(self._wait_until, self._awake.set)
+        if added:
+            loop = asyncio.get_running_loop()
+            self._wait_until = loop.time() + _PATIENCE
+            # Timers may be early by a clock's tick.
+            loop.call_at(self._wait_until + _GATHER, self._awake.set)
 
     def _publish(self) -> None:
-        """Serve what is known, once it is whole; later changes wait for their Pods for a while only."""
+        """Serve what is known, once it is whole or has been waited for."""
         if self._objects is None:
             return
-        lists = [mirror.items for mirror, _ in self._pods.values()]
-        late = asyncio.get_running_loop().time() >= self._wait_until
-        if None in lists and not (self._datastore.synced and late):
+        unlisted = {one for one, (mirror, _) in self._pods.items() if mirror.items is None}
+        if unlisted and not self._may_do_without(unlisted):
             return
-        members: dict[Key, Member] = {}
-        for items in lists:
-            for key, one in (items or {}).items():
-                # Where two watches show one Pod, the one that has heard of its end is ahead.
-                if key not in members or not one.ready:
-                    members[key] = one
-        served = replace(self._objects, members=members)
+        members = self._members()
+        unseen = frozenset(key for key, pool in self._objects.pools.items() if scope(pool) in unlisted)
+        served = replace(self._objects, members=members), unseen
         if served == self._served:
             return
         self._served = served
-        self._datastore.replace(served)
+        self._complain(unseen)
+        self._datastore.replace(*served)
         ready = sum(one.ready for one in members.values())
         log.info("objects loaded pools=%d pods=%d ready=%d", len(self._objects.pools), len(members), ready)
+
+    def _may_do_without(self, unlisted: set[Scope]) -> bool:
+        """At the start, only where the rights to some Pods are missing; with rights to none, there is nothing to say.
+
+        Later it would be worse to keep everything else as it was.
+        """
+        if asyncio.get_running_loop().time() < self._wait_until:
+            return False
+        forbidden = all(self._pods[one][0].forbidden for one in unlisted)
+        return self._datastore.synced or (forbidden and len(unlisted) < len(self._pods))
+
+    def _members(self) -> dict[Key, Member]:
+        members: dict[Key, Member] = {}
+        for mirror, _ in self._pods.values():
+            for key, one in (mirror.items or {}).items():
+                # Where two watches show one Pod, the one that has heard of its end is ahead.
+                if key not in members or not one.ready:
+                    members[key] = one
+        return members
+
+    def _complain(self, unseen: frozenset[Key]) -> None:
+        """Once for each change: it may last for days."""
+        if unseen and unseen != self._unseen:
+            told = ",".join(map(str, sorted(unseen)))
+            log.error("Pods cannot be listed, requests of these pools are not placed until they can pools=%s", told)
+        self._unseen = unseen
 
 
 def _text(config: Any) -> str | None:

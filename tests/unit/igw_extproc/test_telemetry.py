@@ -42,6 +42,9 @@ class Parts:
     def prefix_entries(self) -> int:
         return len(self.picking.index)
 
+    def unseen_pools(self) -> Sequence[str]:
+        return [view.name for view in self.picking.datastore.views.values() if view.unseen]
+
 
 def parts(engines: int = 2) -> Parts:
     """A picker with idle engines."""
@@ -91,6 +94,7 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
     }
     shown = {}
     here = parts()
+    here.picking.serve(pool(), pool("hidden"), *members(2), unseen=["hidden"])
     here.picking.ledgers.unreachable(address(2), "refused", 1.0)
     for family in telemetry.registry(full(), here).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -165,6 +169,16 @@ def test_an_endpoint_that_was_never_asked_is_neither_available_nor_unreachable()
     samples = exported(telemetry.registry(Telemetry(), here))
     assert value(samples, "igw_picker_endpoint_available", endpoint=address(1)) == 0
     assert not [key for key in samples if key[0] == "igw_picker_endpoint_unreachable"]
+
+
+def test_a_pool_is_unseen_until_its_endpoints_can_be_listed() -> None:
+    """Even if there are none: what counts is that somebody told."""
+    here = parts()
+    here.picking.serve(pool(), pool("hidden"), *members(2), unseen=["hidden"])
+    registry, key = telemetry.registry(Telemetry(), here), ("igw_picker_pool_unseen", (("pool", "default/hidden"),))
+    assert {one: number for one, number in exported(registry).items() if one[0] == key[0]} == {key: 1.0}
+    here.picking.serve(pool(), pool("hidden"), *members(2))
+    assert not [one for one in exported(registry) if one[0] == key[0]]
 
 
 def test_a_picker_that_has_seen_nothing_exports_no_nonsense() -> None:
