@@ -26,6 +26,12 @@ class _Section(BaseModel):
     )
 
 
+class LocalReference(_Section):
+    """An object of the same namespace."""
+
+    name: Annotated[str, Field(min_length=1)]
+
+
 class PickerSection(_Section):
     """How pickers run. What is a mapping or a list is Kubernetes' own and goes into the Pods as it is."""
 
@@ -35,6 +41,8 @@ class PickerSection(_Section):
     resources: dict[str, Any] = {}
     node_selector: dict[str, str] = {}
     tolerations: list[dict[str, Any]] = []
+    image_pull_secrets: list[LocalReference] = []
+    """Secrets with registry credentials. They must exist in the namespace of every Gateway that serves pools."""
     log_level: Level = "info"
 
 
@@ -45,6 +53,8 @@ class GatewaySection(_Section):
     """Only Gateways whose GatewayClass names this controller are served."""
     patch_policies: bool = False
     """Whether Envoy Gateway has EnvoyPatchPolicy enabled, and it shall be used."""
+    picker_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """How long a new listener waits for its first picker before its pools are served without one."""
 
 
 def _listen(text: str) -> str:
@@ -88,6 +98,7 @@ class OperatorSettings(_Section):
             node_selector=picker.node_selector,
             tolerations=tuple(picker.tolerations),
             log_level=picker.log_level,
+            image_pull_secrets=tuple(one.model_dump() for one in picker.image_pull_secrets),
             patch_policies=self.gateway.patch_policies,
         )
 

@@ -114,11 +114,17 @@ def until(
 
 
 @contextmanager
-def running_operator(kubeconfig: Path, folder: Path, name: str = "operator", **settings: Any) -> Iterator[Operator]:
-    """`igw operator` with these settings for its section `operator`."""
+def running_operator(
+    kubeconfig: Path, folder: Path, name: str = "operator", *, wait: float = 0, **settings: Any
+) -> Iterator[Operator]:
+    """`igw operator` with these settings for its section `operator`.
+
+    `wait`: seconds for a listener's first picker; without a node none ever comes.
+    """
     config, log = folder / f"{name}.yaml", folder / f"{name}.log"
     section = {"listen": "127.0.0.1:0", **settings}
-    config.write_text(yaml.safe_dump({"picker": {"image": "igw:test"}, "operator": section}))
+    gateway = {"pickerWaitSeconds": wait}
+    config.write_text(yaml.safe_dump({"picker": {"image": "igw:test"}, "gateway": gateway, "operator": section}))
     words = ("-m", "igw_operator", "operator", "--config", str(config), "--kubeconfig", str(kubeconfig))
     with log.open("wb") as out, subprocess.Popen([sys.executable, *words], stdout=out, stderr=out) as process:
         try:

@@ -22,9 +22,12 @@ YES: dict[str, Any] = {"conditions": [{"type": "Accepted", "status": "True", "re
 
 
 def facts_of(
-    *texts: str, foreign: frozenset[Identity] = frozenset(), said: Mapping[Identity, Mapping[str, Any]] | None = None
+    *texts: str,
+    foreign: frozenset[Identity] = frozenset(),
+    awaited: frozenset[Key] = frozenset(),
+    said: Mapping[Identity, Mapping[str, Any]] | None = None,
 ) -> Facts:
-    """The facts where everything is well, but for names that are `foreign` and statuses in `said`."""
+    """The facts where everything is well, but for `foreign` names, `awaited` pickers and statuses in `said`."""
     objects, _ = collect({f"{number}.yaml": parse(text, f"{number}.yaml") for number, text in enumerate(texts)})
     plan, conditions = build_plan(objects)
     found: dict[Identity, Mapping[str, Any]] = {}
@@ -36,7 +39,8 @@ def facts_of(
             found[kind, key] = {"availableReplicas": 1}
         elif kind.endswith("Policy"):
             found[kind, key] = {"ancestors": [YES]}
-    return Facts(objects, plan, conditions, Observed(foreign=foreign, statuses={**found, **(said or {})}))
+    observed = Observed(foreign=foreign, statuses={**found, **(said or {})}, awaited=awaited)
+    return Facts(objects, plan, conditions, observed)
 
 
 def declared_of(*texts: str) -> list[Declared]:

@@ -9,6 +9,7 @@ import pytest
 
 from igw_cluster.apiserver import ApiServer, running_api_server
 from igw_cluster.kubectl import Kubectl
+from igw_operator.controller.peers import LIFETIME
 from igw_testing.operator_manifests import gateway, pool
 from igw_testing.operator_process import (
     SOON_S,
@@ -22,6 +23,7 @@ from igw_testing.operator_process import (
 
 pytestmark = pytest.mark.timeout(180)
 PEERING = "igw-test"
+PATIENCE_S = {signal.SIGTERM: 8.0, signal.SIGKILL: LIFETIME + 8.0}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,8 @@ def test_kinds_that_are_missing_are_waited_for(tmp_path: Path) -> None:
 def test_of_two_operators_one_writes_and_the_other_takes_over(
     api_server: ApiServer, kinds: Kubectl, place: str, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """The older one leads. A killed one is missed when its record in the peering is out of date."""
+    """Whichever starts first, though both start at once. One that ends says goodbye; one that is killed is missed when
+    its record in the peering is out of date."""
     with (
         running_operator(api_server.kubeconfig, tmp_path, "old", peering=PEERING) as old,
         running_operator(api_server.kubeconfig, tmp_path, "new", peering=PEERING) as new,
@@ -132,15 +135,72 @@ def test_of_two_operators_one_writes_and_the_other_takes_over(
         kinds.until(lambda: ("HTTPRoute", "igw-llm") in own_objects(kinds, place), SOON_S, "written")
         first.idle()
         assert second.writes() == 0
-        assert second.page("/readyz")[0] == 200
-        assert second.metric("igw_operator_active") == 0
+        standing_by(second)
         first.stop(how)
+        stopped = time.monotonic()
         kinds("delete", "inferencepools.inference.networking.k8s.io", "llm", "-n", place)
-        kinds.until(lambda: not own_objects(kinds, place), 45, "taken over")
+        kinds.until(lambda: not own_objects(kinds, place), PATIENCE_S[how], "taken over")
+        print(f"{how.name}: taken over within {time.monotonic() - stopped:.1f} s")
         assert second.metric("igw_operator_active") == 1
+        assert second.page("/readyz") == (200, "serving\n")
+
+
+def test_a_new_operator_never_takes_over_from_one_that_works(
+    api_server: ApiServer, kinds: Kubectl, place: str, tmp_path: Path
+) -> None:
+    """It is ready at once all the same: a Deployment's rollout waits for that before it stops the old one."""
+    with running_operator(api_server.kubeconfig, tmp_path, "old", peering=PEERING) as old:
+        old.serving()
+        for name, port in (("new", 8080), ("newer", 8081)):
+            with running_operator(api_server.kubeconfig, tmp_path, name, peering=PEERING) as new:
+                comes_too_late(new, kinds, place, gateway() + "---\n" + pool(name, port, picker=name))
+        assert old.state() == "serving"
+
+
+def comes_too_late(operator: Operator, kinds: Kubectl, place: str, texts: str) -> None:
+    """It starts, sees these manifests come and be served by another one, and ends, without a write."""
+    until(lambda: operator.page("/readyz")[0] == 200, SOON_S, "ready")
+    standing_by(operator)
+    before = len(own_objects(kinds, place))
+    kinds.apply(texts, "-n", place)
+    kinds.until(lambda: len(own_objects(kinds, place)) >= before + 15, SOON_S, "written")
+    standing_by(operator)
+    assert operator.writes() == 0
+    assert operator.stop() == 0
+
+
+def test_an_operator_without_a_record_of_its_own_writes_nothing(
+    api_server: ApiServer, kinds: Kubectl, place: str, tmp_path: Path
+) -> None:
+    """Others believe that it is dead. It says so, and goes on when its record is there again."""
+    with running_operator(api_server.kubeconfig, tmp_path, peering=PEERING) as operator:
+        operator.serving()
+        kinds("patch", "clusterkopfpeering", PEERING, "--type=merge", "-p", '{"status": null}')
+        kinds.apply(gateway() + "---\n" + pool(), "-n", place)
+        until(lambda: "waiting for a record" in operator.text, SOON_S, "said", lambda: operator.text)
+        assert not own_objects(kinds, place)
+        kinds.until(lambda: ("HTTPRoute", "igw-llm") in own_objects(kinds, place), LIFETIME + SOON_S, "written")
 
 
 def leads_first(one: Operator, other: Operator) -> bool:
-    """Whether `one` is the one in charge; waits until exactly one is."""
-    until(lambda: sorted((one.state() == "serving", other.state() == "serving")) == [False, True], 45, "one leads")
+    """Whether `one` is the one in charge; waits until exactly one is, and both are ready."""
+    both = (one, other)
+    until(
+        lambda: (
+            all(operator.page("/readyz")[0] == 200 for operator in both)
+            and [operator.state() for operator in both].count("serving") == 1
+        ),
+        SOON_S,
+        "one serves and one stands by",
+        lambda: "\n\n".join(operator.text for operator in both),
+    )
     return one.state() == "serving"
+
+
+def standing_by(operator: Operator) -> None:
+    """It is alive and ready, and says that another one is in charge."""
+    assert operator.page("/healthz") == (200, "ok\n")
+    status, state = operator.page("/readyz")
+    assert status == 200
+    assert state.startswith("standing by: ")
+    assert operator.metric("igw_operator_active") == 0

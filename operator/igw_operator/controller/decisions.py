@@ -3,7 +3,7 @@
 Called by `reconcile`, in a thread: nothing here waits, and nothing is changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,35 +15,53 @@ from igw_operator.controller.resources import RENDERED, SERVICE
 from igw_operator.controller.store import Body, View, is_ours
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
-from igw_operator.render.envoy_gateway.names import label
+from igw_operator.render.envoy_gateway.names import label, names_of
 from igw_operator.render.envoy_gateway.objects import render
 from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
 
 _SITE_LABELS: Final = (wire.GATEWAY_NAMESPACE_LABEL, wire.GATEWAY_LABEL, wire.LISTENER_LABEL)
 _POOL_LABELS: Final = (wire.POOL_NAMESPACE_LABEL, wire.POOL_LABEL)
 
+Awaited = Callable[[Iterable[Key]], frozenset[Key]]  # those of the pickers that are waited for
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one view of the cluster leads to."""
+    """What one view of the cluster leads to. `observed`: what it was decided by."""
 
     inventory: Inventory
     plan: GatewayPlan
     conditions: tuple[Condition, ...]
+    observed: Observed
     rendered: tuple[Rendered, ...]
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator's configuration says: whose Gateways are served, and how pickers run."""
+
+    controller_name: str
+    options: Options
+
+
 def decide(
-    inventory: Inventory, observed: Observed, view: View, settled: Settled, controller_name: str, options: Options
+    inventory: Inventory, taken: frozenset[Identity], view: View, settled: Settled, rules: Rules, awaited: Awaited
 ) -> Decision:
-    """What is meant, and how the cluster differs from it."""
-    plan, conditions = build_plan(inventory.objects, controller=controller_name)
-    rendered = render(plan, inventory.objects, observed, options)
-    return Decision(inventory, plan, conditions, rendered, find_changes(rendered, view, settled))
+    """What is meant, and how the cluster differs from it. `taken`: names that are somebody else's."""
+    plan, conditions = build_plan(inventory.objects, controller=rules.controller_name)
+    observed = observe(view, taken, awaited(pickers(plan)))
+    rendered = render(plan, inventory.objects, observed, rules.options)
+    return Decision(inventory, plan, conditions, observed, rendered, find_changes(rendered, view, settled))
 
 
-def observe(view: View, taken: frozenset[Identity]) -> Observed:
+def pickers(plan: GatewayPlan) -> tuple[Key, ...]:
+    """What the pickers' objects are called."""
+    names = names_of(plan.sites)
+    return tuple(names.site(site) for site in plan.sites)
+
+
+def observe(view: View, taken: frozenset[Identity], awaited: frozenset[Key]) -> Observed:
     """What the renderers want to know of the cluster."""
     cluster_ips: dict[Key, str] = {}
     statuses = {}
@@ -58,7 +76,7 @@ def observe(view: View, taken: frozenset[Identity]) -> Observed:
         address = body.get("spec", {}).get("clusterIP")
         if is_ours(body) and address not in (None, "", "None"):
             cluster_ips[key] = address
-    return Observed(cluster_ips, frozenset(foreign), statuses)
+    return Observed(cluster_ips, frozenset(foreign), statuses, awaited)
 
 
 def with_failures(decision: Decision, failures: Mapping[Identity, str]) -> tuple[Condition, ...]:

@@ -1,15 +1,17 @@
 """What the operator says of itself: ready or not and why, and its metrics. No I/O (`probes` serves it)."""
 
+import logging
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Health:
-    """The series are documented in docs/metrics.md. `ready`: this operator serves, or stands by."""
+    """The series are documented in docs/operator.md. `ready`: this operator serves, or stands by."""
 
     ready: bool = False
     state: str = "starting"
@@ -42,8 +44,8 @@ class Health:
         """One write, and how it ended."""
         self.writes.labels(verb, kind, result).inc()
 
-    def say(self, state: str, *, ready: bool) -> bool:
-        """Take the new state. Returns whether it is new, that is, worth a line in the log."""
-        changed = (state, ready) != (self.state, self.ready)
+    def say(self, state: str, *, ready: bool) -> None:
+        """Take the state; a new one is worth a line in the log."""
+        if (state, ready) != (self.state, self.ready):
+            log.log(logging.INFO if ready else logging.WARNING, "state: %s", state)
         self.state, self.ready = state, ready
-        return changed

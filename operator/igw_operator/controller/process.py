@@ -17,12 +17,15 @@ from kubernetes.aio.client.api_client import ApiClient
 
 from igw_api.objects import join_host_port
 from igw_operator.controller import probes
+from igw_operator.controller.decisions import Rules
 from igw_operator.controller.health import Health
 from igw_operator.controller.inventory import Reader
 from igw_operator.controller.kube import ApiError, Kube, connection_info, credentials
+from igw_operator.controller.patience import Patience
 from igw_operator.controller.peers import priority
-from igw_operator.controller.reconcile import Leadership, Reconciler
+from igw_operator.controller.reconcile import Reconciler
 from igw_operator.controller.store import Store
+from igw_operator.controller.turn import Leadership, Turn
 from igw_operator.controller.watch import watch
 from igw_operator.operator_settings import OperatorSettings
 
@@ -54,14 +57,15 @@ async def _operate(
     stopping = _on_signals()
     dirty = asyncio.Event()
     store = Store(changed=dirty.set)
-    leadership = Leadership(settings.operator.peering, _identity(), priority(clock()))
+    identity = _identity()
+    leadership = Leadership(settings.operator.peering, identity, priority(clock(), identity))
     reconciler = Reconciler(
         kube=kube,
         store=store,
         reader=Reader(),
-        options=settings.options,
-        controller_name=settings.gateway.controller_name,
-        leadership=leadership,
+        rules=Rules(settings.gateway.controller_name, settings.options),
+        turn=Turn(kube, leadership, health, clock),
+        patience=Patience(settings.gateway.picker_wait_seconds),
         health=health,
         clock=clock,
         dirty=dirty,
@@ -121,8 +125,7 @@ async def _reached(kube: Kube, health: Health, stopping: asyncio.Event) -> bool:
         try:
             version = await kube.call("GET", "/version")
         except ApiError as error:
-            if health.say(f"waiting for the API server: {error.message}", ready=False):
-                log.warning("state: %s", health.state)
+            health.say(f"waiting for the API server: {error.message}", ready=False)
             try:
                 async with asyncio.timeout(CONNECT_PAUSE):
                     await stopping.wait()
@@ -136,4 +139,4 @@ async def _reached(kube: Kube, health: Health, stopping: asyncio.Event) -> bool:
 
 def _identity() -> str:
     """This process among its peers: the Pod's name, and a part that a restarted container does not share."""
-    return f"{os.environ.get('POD_NAME') or socket.gethostname()}-{os.urandom(3).hex()}"
+    return f"{os.environ.get('POD_ID') or socket.gethostname()}-{os.urandom(3).hex()}"

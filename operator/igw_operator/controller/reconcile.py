@@ -5,43 +5,33 @@ restart changes nothing. Nothing is written before every kind is known completel
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from igw_api.objects import Key
 from igw_operator.controller.apply import Applier
 from igw_operator.controller.changes import Settled
-from igw_operator.controller.decisions import Decision, decide, observe, with_failures
+from igw_operator.controller.decisions import Decision, Rules, decide, observe, pickers, with_failures
 from igw_operator.controller.health import Health
 from igw_operator.controller.inventory import Reader
 from igw_operator.controller.kube import ApiError, Kube
-from igw_operator.controller.peers import leader_besides
+from igw_operator.controller.patience import Patience
 from igw_operator.controller.report import AGAIN, Reporter, declared
-from igw_operator.controller.resources import PEERING, WATCHED, Resource
+from igw_operator.controller.resources import WATCHED, Resource
 from igw_operator.controller.store import Store, View
-from igw_operator.render.envoy_gateway.values import Identity, Options
+from igw_operator.controller.turn import Turn
+from igw_operator.render.envoy_gateway.values import Identity
 from igw_operator.render.status.patches import statuses
 from igw_operator.render.status.values import Facts, StatusPatch
 
 QUIET: Final = 0.075  # a pass starts when nothing changed for this long,
 PATIENCE: Final = 0.5  # or when something waits since this long
 AUDIT_PAUSE: Final = 0.1
-PATIENT_AUDITS: Final = 20
+TURN_PAUSE: Final = 1.0  # one that stands by looks as often whether it is its turn,
+TURN_AGAIN: Final = 5.0  # and one whose turn it is, whether it still is
 KINDS_PAUSE: Final = 5.0
 # A listing that started anew and found nothing at all leaves no trace in the watch.
 AUDIT_EVERY: Final = 600.0
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Leadership:
-    """Which operator may write. `peering` None: this one, alone."""
-
-    peering: str | None
-    identity: str
-    priority: int
 
 
 @dataclass(slots=True)
@@ -51,9 +41,9 @@ class Reconciler:
     kube: Kube
     store: Store
     reader: Reader
-    options: Options
-    controller_name: str
-    leadership: Leadership
+    rules: Rules
+    turn: Turn
+    patience: Patience
     health: Health
     clock: Callable[[], float]
     dirty: asyncio.Event
@@ -61,33 +51,36 @@ class Reconciler:
     applier: Applier = field(init=False)
     reporter: Reporter = field(init=False)
     _present: frozenset[Resource] = field(default=frozenset(), init=False)
-    _leads: bool = field(default=False, init=False)
     _audits: int = field(default=0, init=False)  # in a row that were not complete
     _next_audit: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.applier = Applier(self.kube, self.store, self.settled)
-        self.reporter = Reporter(self.kube, self.store, self.leadership.identity)
+        self.reporter = Reporter(self.kube, self.store, self.turn.leadership.identity)
 
     async def run(self) -> None:
         """Until cancelled. Whatever fails is tried again."""
-        pause: float | None = 0.0
+        due = 0.0
         while True:
-            await self._quiet(pause)
+            changed = await self._quiet(min(due - self._now(), TURN_AGAIN))
             try:
-                pause = await self._pass()
+                if changed or self._now() >= due or not await self._may_write():
+                    due = self._now() + await self._pass()
             except ApiError as error:
                 self._say(f"waiting for the API server: {error.message}", ready=False)
-                pause = KINDS_PAUSE
+                due = self._now() + KINDS_PAUSE
 
-    async def _quiet(self, pause: float | None) -> None:
-        """Return `pause` seconds from now, or soon after a change; None: only after a change."""
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _quiet(self, pause: float) -> bool:
+        """Return `pause` seconds from now, or soon after a change. Returns whether there was one."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(pause):
                 await self.dirty.wait()
         except TimeoutError:
-            return
+            return False
         latest = loop.time() + PATIENCE
         while self.dirty.is_set() and loop.time() < latest:
             self.dirty.clear()
@@ -97,58 +90,64 @@ class Reconciler:
             except TimeoutError:
                 break
         self.dirty.clear()
+        return True
 
-    async def _pass(self) -> float | None:
+    async def _pass(self) -> float:
         """One pass. Returns after how many seconds the next is due without a change."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        if not await self._is_prepared():
+        started = self._now()
+        if not await self._are_kinds_there():
             return KINDS_PAUSE
+        if not (self.turn.mine or await self._may_write()):
+            return TURN_PAUSE
         if not await self._is_complete():
             return await self._audit_again()
         self._audits = 0
-        decision = await asyncio.to_thread(self._decide, self.store.view(), self.applier.foreign(started))
+        decision = await asyncio.to_thread(self._decide, self.store.view(), self.applier.foreign(started), started)
         if decision.changes:
             if not await self._may_write():
-                return KINDS_PAUSE
+                return TURN_PAUSE
             await self.applier.carry_out(decision.changes)
-        patches = await asyncio.to_thread(self._judge, decision, self.store.view(), self.applier.foreign(loop.time()))
+        patches = await asyncio.to_thread(
+            self._judge, decision, self.store.view(), self.applier.foreign(self._now()), self._now()
+        )
         if patches:
             if not await self._may_write():
-                return KINDS_PAUSE
+                return TURN_PAUSE
             await self.reporter.write(patches, self.clock())
         self._account(started)
-        return max(self._due() - loop.time(), QUIET)
+        return max(self._due(decision) - self._now(), QUIET)
 
-    def _due(self) -> float:
+    def _due(self, decision: Decision) -> float:
         """When the next pass must come, in loop time."""
-        times = [self._next_audit, *filter(None, [self.applier.next_try()])]
+        ends = self.applier.next_try(), self.patience.end(decision.observed.awaited)
+        times = [self._next_audit, *(one for one in ends if one is not None)]
         if self.reporter.again:
-            times.append(asyncio.get_running_loop().time() + AGAIN)
+            times.append(self._now() + AGAIN)
         return min(times)
 
-    def _decide(self, view: View, taken: frozenset[Identity]) -> Decision:
+    def _decide(self, view: View, taken: frozenset[Identity], now: float) -> Decision:
         inventory = self.reader.read(view)
-        return decide(inventory, observe(view, taken), view, self.settled, self.controller_name, self.options)
+        return decide(
+            inventory, taken, view, self.settled, self.rules, lambda keys: self.patience.waits_for(keys, view, now)
+        )
 
-    def _judge(self, decision: Decision, view: View, taken: frozenset[Identity]) -> tuple[StatusPatch, ...]:
+    def _judge(self, decision: Decision, view: View, taken: frozenset[Identity], now: float) -> tuple[StatusPatch, ...]:
         """What to tell users, now that the changes were made."""
         conditions = with_failures(decision, self.applier.stubborn)
-        facts = Facts(decision.inventory.objects, decision.plan, conditions, observe(view, taken))
+        observed = observe(view, taken, self.patience.waits_for(pickers(decision.plan), view, now))
+        facts = Facts(decision.inventory.objects, decision.plan, conditions, observed)
         return statuses(declared(view, decision.inventory), facts, self.clock())
 
-    async def _is_prepared(self) -> bool:
-        """Whether the kinds that are needed exist, and it is our turn."""
-        loop = asyncio.get_running_loop()
-        if not self._present or loop.time() >= self._next_audit:
+    async def _are_kinds_there(self) -> bool:
+        """Whether the API server knows the kinds that are needed."""
+        if not self._present or self._now() >= self._next_audit:
             await self._look_for_kinds()
-            self._next_audit = loop.time() + AUDIT_EVERY
+            self._next_audit = self._now() + AUDIT_EVERY
         missing = [one for one in WATCHED if one.required and one not in self._present]
         if missing:
             self._next_audit = 0.0
             self._say(f"waiting for kinds that the API server does not know: {told_missing(missing)}", ready=False)
-            return False
-        return self._leads or await self._may_write()
+        return not missing
 
     async def _look_for_kinds(self) -> None:
         served = await self.kube.served()
@@ -174,39 +173,23 @@ class Reconciler:
         return True
 
     async def _audit_again(self) -> float:
-        """Pauses grow: the watch may be paused because another operator leads by now."""
+        """Pauses grow. The watch may be paused, because another operator is in charge by now."""
         self._audits += 1
-        if self._audits > PATIENT_AUDITS:
-            await self._may_write()
+        await self._may_write()
         return float(min(AUDIT_PAUSE * self._audits, KINDS_PAUSE))
 
     async def _may_write(self) -> bool:
-        """Whether no other operator leads, by a fresh look. When leadership changes, all kinds are audited anew."""
-        mine = self.leadership
-        if mine.peering is None:
-            self._leads = True
-        else:
-            record = await self.kube.get(PEERING, Key("", mine.peering))
-            if record is None:
-                self._say(f"waiting for the ClusterKopfPeering {mine.peering}, which does not exist", ready=False)
-                return False
-            other = leader_besides(record.get("status") or {}, mine.identity, mine.priority, self.clock())
-            if other is None and not self._leads:
-                self._suspect_all()
-            self._leads = other is None
-            if other is not None:
-                self._say(f"standing by: {other} is in charge", ready=True)
-        self.health.active.set(self._leads)
-        return self._leads
-
-    def _suspect_all(self) -> None:
-        self.store.suspect |= self._present
+        """Whether it is this operator's turn, by a fresh look. When its turn begins, all kinds are audited anew."""
+        before = self.turn.mine
+        if await self.turn.look() and not before:
+            self.store.suspect |= self._present
+            self._audits = 0
+        return self.turn.mine
 
     def _account(self, started: float) -> None:
-        loop = asyncio.get_running_loop()
         failures = self.applier.failures
         self.health.reconciles.labels("incomplete" if failures else "ok").inc()
-        self.health.seconds.observe(loop.time() - started)
+        self.health.seconds.observe(self._now() - started)
         self.health.failing.set(len(failures))
         for resource, objects in self.store.view().objects.items():
             self.health.objects.labels(resource.name).set(len(objects))
@@ -215,8 +198,7 @@ class Reconciler:
         self._say("serving", ready=True)
 
     def _say(self, state: str, *, ready: bool) -> None:
-        if self.health.say(state, ready=ready):
-            log.log(logging.INFO if ready else logging.WARNING, "state: %s", state)
+        self.health.say(state, ready=ready)
 
 
 def told_missing(missing: list[Resource]) -> str:

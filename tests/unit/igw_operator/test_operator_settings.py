@@ -20,6 +20,7 @@ def test_an_image_is_all_that_must_be_said(tmp_path: Path) -> None:
     assert settings.gateway.controller_name == "gateway.envoyproxy.io/gatewayclass-controller"
     assert settings.operator.address == ("0.0.0.0", 8080)
     assert settings.operator.peering is None
+    assert settings.gateway.picker_wait_seconds == 30
 
 
 def test_what_is_kubernetes_own_is_passed_on(tmp_path: Path) -> None:
@@ -30,6 +31,7 @@ picker:
   resources: {limits: {cpu: 2}}
   nodeSelector: {pool: system}
   tolerations: [{key: a, operator: Exists}]
+  imagePullSecrets: [{name: registry}]
 gateway: {patchPolicies: true}
 operator: {listen: "[::1]:9000", peering: igw}
 """
@@ -37,6 +39,7 @@ operator: {listen: "[::1]:9000", peering: igw}
     assert settings.options.resources == {"limits": {"cpu": 2}}
     assert settings.options.node_selector == {"pool": "system"}
     assert settings.options.tolerations == ({"key": "a", "operator": "Exists"},)
+    assert settings.options.image_pull_secrets == ({"name": "registry"},)
     assert settings.options.patch_policies
     assert settings.operator.address == ("::1", 9000)
 
@@ -47,6 +50,9 @@ operator: {listen: "[::1]:9000", peering: igw}
         ("{}", "picker: is required"),
         ("picker: {}", "picker.image: is required"),
         ("picker: {image: x, imag: y}", "picker.imag: is not known"),
+        ("picker: {image: x, imagePullSecrets: [registry]}", "picker.imagePullSecrets.0: "),
+        ("picker: {image: x}\ngateway: {pickerWaitSeconds: -1}", "gateway.pickerWaitSeconds: "),
+        ("picker: {image: x}\ngateway: {pickerWaitSeconds: .inf}", "gateway.pickerWaitSeconds: "),
         ("picker: {image: x}\noperators: {}", "operators: is not known"),
         ("picker: {image: x, logLevel: loud}", "picker.logLevel: "),
         ("picker: {image: x}\noperator: {listen: '8080'}", "operator.listen: must look like 0.0.0.0:8080"),

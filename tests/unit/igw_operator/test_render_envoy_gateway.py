@@ -14,7 +14,7 @@ from igw_api.objectset import load
 from igw_operator.plan.model import Site
 from igw_operator.render.envoy_gateway.manifests import duration
 from igw_operator.render.envoy_gateway.names import LONGEST, names_of
-from igw_operator.render.envoy_gateway.values import Identity, Observed, Phase, Rendered
+from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Phase, Rendered
 from igw_testing.gateway_texts import gateway, model, pool
 from igw_testing.plans import PICKER, objects_of, plan_of, rendered
 
@@ -22,11 +22,10 @@ SITE = Key("default", "igw-gw-p80")
 
 
 def objects_for(
-    *texts: str, observed: Observed | None = None, patient: bool = False, patched: bool = False
+    *texts: str, observed: Observed | None = None, options: Options = PICKER, patched: bool = False
 ) -> dict[Identity, Rendered]:
     """What is rendered, by kind and key."""
-    options = replace(PICKER, wait_for_picker=patient, patch_policies=patched)
-    found = rendered(objects_of(*texts), plan_of(*texts), observed, options)
+    found = rendered(objects_of(*texts), plan_of(*texts), observed, replace(options, patch_policies=patched))
     by_identity = {one.identity: one for one in found}
     assert len(by_identity) == len(found), "each object once"
     assert [one.phase for one in found] == sorted(one.phase for one in found)
@@ -47,23 +46,19 @@ def test_every_object_has_our_label_and_says_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("observed", "patient", "waiting"),
+    ("observed", "waiting"),
     [
-        (Observed(), False, {"EndpointSlice", "EnvoyExtensionPolicy", "HTTPRoute"}),
-        (Observed(cluster_ips={SITE: "10.96.0.1"}), False, set()),
-        (Observed(cluster_ips={SITE: "10.96.0.1"}), True, {"EnvoyExtensionPolicy", "HTTPRoute"}),
+        (Observed(), {"EndpointSlice", "EnvoyExtensionPolicy", "HTTPRoute"}),
+        (Observed(cluster_ips={SITE: "10.96.0.1"}), set()),
         (
-            Observed(cluster_ips={SITE: "fd00::1"}, statuses={("Deployment", SITE): {"availableReplicas": 1}}),
-            True,
-            set(),
+            Observed(cluster_ips={SITE: "10.96.0.1"}, awaited=frozenset({SITE})),
+            {"EnvoyExtensionPolicy", "HTTPRoute"},
         ),
     ],
 )
-def test_nothing_leads_past_a_picker_that_cannot_be_asked_yet(
-    observed: Observed, patient: bool, waiting: set[str]
-) -> None:
+def test_nothing_leads_past_a_picker_that_cannot_be_asked_yet(observed: Observed, waiting: set[str]) -> None:
     """What waits is neither applied nor pruned."""
-    found = objects_for(gateway(80), pool(port=80), observed=observed, patient=patient)
+    found = objects_for(gateway(80), pool(port=80), observed=observed)
     assert {kind for (kind, _), one in found.items() if one.waits} == waiting
 
 
@@ -104,6 +99,21 @@ def test_a_picker_sees_its_config_map_and_pods_of_its_pools_namespaces_and_nothi
     assert roles[SITE][0]["resourceNames"] == [SITE.name]
     for rules in roles.values():
         assert rules[0]["verbs"] == ["get", "list", "watch"]
+
+
+def test_what_the_configuration_says_of_pickers_is_in_their_pods() -> None:
+    """As it is. What is not said is left out."""
+    chosen = replace(
+        PICKER, image_pull_secrets=({"name": "registry"},), node_selector={"a": "b"}, tolerations=({"key": "c"},)
+    )
+    both = [objects_for(gateway(80), pool(port=80), options=options) for options in (PICKER, chosen)]
+    pods = [found["Deployment", SITE].manifest["spec"]["template"]["spec"] for found in both]
+    assert pods[1] == {
+        **pods[0],
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"a": "b"},
+        "tolerations": [{"key": "c"}],
+    }
 
 
 def test_the_config_map_has_what_the_picker_serves_and_where_its_route_leads() -> None:

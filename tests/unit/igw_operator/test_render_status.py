@@ -56,6 +56,16 @@ def test_what_stands_in_the_way_is_said_of_the_pool(how: dict[str, Any], type_: 
     assert words(status)[type_] == expected
 
 
+def test_while_the_first_picker_is_waited_for_the_pool_is_pending_for_it() -> None:
+    """Envoy Gateway has not been told yet, so that its silence is no reason."""
+    said: dict[Any, Any] = {("Deployment", SITE): {}, ("HTTPRoute", ROUTE): {}}
+    status = status_of("llm", *WELL, awaited=frozenset({SITE}), said=said)
+    messages = {one["type"]: one["message"] for one in status["parents"][0]["conditions"]}
+    assert words(status)["Accepted"] == ("Unknown", "Pending")
+    assert messages["Accepted"] == "waiting for the first Pod of Deployment default/igw-gw-p80"
+    assert "not taken before that" in messages["PickerReady"]
+
+
 def test_a_service_of_the_pickers_name_that_is_not_ours_is_an_invalid_reference() -> None:
     """The pool works all the same."""
     texts = (gateway(80), pool(port=80, fail_close=True), endpoints("10.0.0.1"))

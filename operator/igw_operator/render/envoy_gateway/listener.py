@@ -41,7 +41,7 @@ def listener_objects(
     yield Rendered(Phase.LISTENER_POLICY, manifest("ClientTrafficPolicy", key, labels, spec=client))
     extension = {"targetRefs": targets, "extProc": [_ext_proc(names.front(site).name, plan.picker)]}
     # Without an endpoint behind it the filter would be left out now, and added later at the cost of a drain.
-    waits = cannot_be_asked(site, names, observed, options)
+    waits = cannot_be_asked(site, names, observed)
     yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyExtensionPolicy", key, labels, spec=extension), waits)
     if options.patch_policies:
         patch = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [_trim(site, names)]}

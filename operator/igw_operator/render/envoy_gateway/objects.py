@@ -36,7 +36,7 @@ def _all(
     for site in plan.sites:
         yield from picker_objects(site, served(site, objects, names), names, observed, options)
         yield from listener_objects(site, plan, names, observed, options)
-        early = cannot_be_asked(site, names, observed, options)
+        early = cannot_be_asked(site, names, observed)
         for key in site.pools:
             pool = objects.pools[key]
             resilience = treatments.get(f"pool/{key}", Resilience())

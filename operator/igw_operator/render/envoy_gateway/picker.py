@@ -19,6 +19,8 @@ UID = 65532
 READ = ["get", "list", "watch"]
 # Streams in flight outlive the drain of a few seconds; the rest is room for a slow node.
 GRACE_SECONDS = 30
+# A Pod counts as available when kube-proxy everywhere has had time to learn of it.
+SETTLED_SECONDS = 1
 
 
 def picker_objects(
@@ -40,11 +42,10 @@ def picker_objects(
     yield _base(manifest("Deployment", key, labels, spec=_deployment(site, names, options)))
 
 
-def cannot_be_asked(site: Site, names: Names, observed: Observed, options: Options) -> bool:
+def cannot_be_asked(site: Site, names: Names, observed: Observed) -> bool:
     """Whether it is too early to lead requests past this picker."""
     key = names.site(site)
-    available = observed.statuses.get(("Deployment", key), {}).get("availableReplicas", 0)
-    return key not in observed.cluster_ips or (options.wait_for_picker and not available)
+    return key not in observed.cluster_ips or key in observed.awaited
 
 
 def _base(body: Manifest) -> Rendered:
@@ -84,6 +85,7 @@ def _deployment(site: Site, names: Names, options: Options) -> dict[str, Any]:
     return {
         "replicas": 1,  # two pickers would not know of each other's placements
         "selector": {"matchLabels": {wire.PICKER_LABEL: key.name}},
+        "minReadySeconds": SETTLED_SECONDS,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {
             "metadata": {"labels": site_labels(site, names)},
@@ -99,6 +101,11 @@ def _deployment(site: Site, names: Names, options: Options) -> dict[str, Any]:
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
                 "containers": [_container(f"{key}", options)],
+                **(
+                    {"imagePullSecrets": [dict(one) for one in options.image_pull_secrets]}
+                    if options.image_pull_secrets
+                    else {}
+                ),
                 **({"nodeSelector": dict(options.node_selector)} if options.node_selector else {}),
                 **({"tolerations": [dict(one) for one in options.tolerations]} if options.tolerations else {}),
             },

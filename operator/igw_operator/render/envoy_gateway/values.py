@@ -49,12 +49,14 @@ class Observed:
     """What the API server knows of our own objects, and who else holds their names.
 
     `cluster_ips`: of Services, by key. `foreign`: objects that exist without our label. `statuses`: the `status` of
-    ours, as it was read.
+    ours, as it was read. `awaited`: pickers that no request may be led past yet, because Envoy must not find them
+    down the first time: it would look again only after 60 s, and Envoy Gateway cannot be told otherwise.
     """
 
     cluster_ips: Mapping[Key, str] = field(default_factory=dict)
     foreign: frozenset[Identity] = frozenset()
     statuses: Mapping[Identity, Mapping[str, Any]] = field(default_factory=dict)
+    awaited: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,5 @@ class Options:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     log_level: str = "info"
+    image_pull_secrets: tuple[Mapping[str, Any], ...] = ()
     patch_policies: bool = False  # EnvoyPatchPolicy is enabled in Envoy Gateway
-    # Ask nobody before the first Pod of the picker is available: Envoy looks again after 60 s only at one that it has
-    # never reached, and Envoy Gateway cannot be told otherwise.
-    wait_for_picker: bool = False

@@ -66,6 +66,9 @@ class Pools:
             if (kind, key) in self.facts.observed.foreign:
                 told = f"{kind} {key} is needed, and exists already, but is not ours; remove or rename it"
                 return Said(ACCEPTED, FALSE, "Conflicted", told)
+        for picker in (self.names.site(site) for site in sites):
+            if picker in self.facts.observed.awaited:
+                return _pending(f"the first Pod of Deployment {picker}")
         return self._judged([one for one in needed if one[0] in (*_POLICY_KINDS, "BackendTrafficPolicy", "HTTPRoute")])
 
     def _needed(self, pool: Pool, site: Site) -> Iterator[Identity]:
@@ -87,7 +90,11 @@ class Pools:
                     return Said(ACCEPTED, FALSE, refusal, told)
             if not said:
                 silent.append(f"{kind} {key}")
-        return _pending(", ".join(silent)) if silent else Said(ACCEPTED, TRUE, ACCEPTED, "attached")
+        return (
+            _pending(f"Envoy Gateway's word on {', '.join(silent)}")
+            if silent
+            else Said(ACCEPTED, TRUE, ACCEPTED, "attached")
+        )
 
     def _resolved(self, pool: Pool, sites: tuple[Site, ...]) -> Said:
         type_ = "ResolvedRefs"
@@ -105,7 +112,10 @@ class Pools:
         status = self.facts.observed.statuses.get(("Deployment", key), {})
         if status.get("availableReplicas", 0) > 0:
             return Said("PickerReady", TRUE, "PickerReady", f"Deployment {key} is available")
-        meanwhile = "refused" if pool.failure_mode is FailureMode.CLOSE else "placed in turn"
+        if key in self.facts.observed.awaited:
+            meanwhile = "not taken before that, or the longest wait for it is over"
+        else:
+            meanwhile = "refused" if pool.failure_mode is FailureMode.CLOSE else "placed in turn"
         why = [
             f": {one.get('message')}" for one in status.get("conditions") or [] if one.get("type") == "ReplicaFailure"
         ]
@@ -174,5 +184,5 @@ def _refusal(kind: str, condition: Mapping[str, Any]) -> str | None:
     return "Conflicted" if condition.get("reason") == "Conflicted" else "PolicyNotAccepted"
 
 
-def _pending(whom: str) -> Said:
-    return Said(ACCEPTED, UNKNOWN, "Pending", f"waiting for Envoy Gateway's word on {whom}")
+def _pending(what: str) -> Said:
+    return Said(ACCEPTED, UNKNOWN, "Pending", f"waiting for {what}")
