@@ -25,7 +25,9 @@ from igw_cluster.cri.images import Image
 from igw_cluster.helm import Helm
 from igw_cluster.images import gateway_images, python_image, runtime
 from igw_cluster.toolchain import Say
+from igw_testing.chat_load import chat_body
 from igw_testing.gateway_process import MODEL
+from igw_testing.operator_process import MANAGED, OWN_KINDS
 
 ROOT: Final = Path(__file__).parents[2]
 # The manifests that the first users brought.
@@ -53,7 +55,7 @@ def product_image() -> Image:
     return python_image([str(Path(sys.prefix) / "bin" / "igw")], *folders, env=environment)
 
 
-def engines(name: str, replicas: int = 3, *options: str, model: str = MODEL, **spec: Any) -> str:
+def engine_pods(name: str, replicas: int = 3, *options: str, model: str = MODEL, **spec: Any) -> str:
     """A Deployment of simulated engines with the label `app: NAME`; `spec` goes into the Pods' own."""
     container = {
         "name": "engine",
@@ -172,7 +174,10 @@ class Space:
 
     def direct(self, pod: Mapping[str, Any], port: int = 8000) -> str:
         """Straight to a Pod, past the gateway."""
-        return f"http://127.0.0.1:{self.cluster.machine.forward(pod['status']['podIP'], port)}"
+        key = (pod["status"]["podIP"], pod["metadata"]["uid"], port)
+        if key not in self._ports:
+            self._ports[key] = self.cluster.machine.forward(key[0], port)
+        return f"http://127.0.0.1:{self._ports[key]}"
 
     def conditions(self, kind: str, name: str) -> dict[str, tuple[str, str, str]]:
         """Type -> (status, reason, message): of a pool those of its first parent, else the object's own."""
@@ -184,6 +189,17 @@ class Space:
     def reason(self, kind: str, name: str, condition: str = "Accepted") -> str:
         """The reason of a condition; empty where there is none."""
         return self.conditions(kind, name).get(condition, ("", "", ""))[1]
+
+    def versions(self) -> dict[str, str]:
+        """The version of each object that the operator made here, by kind and name."""
+        kinds = ",".join(kind for kind in OWN_KINDS if kind != "endpointslice")
+        found = self.cluster.kubectl.list(kinds, self.name, MANAGED)
+        return {f"{one['kind']}/{one['metadata']['name']}": _version(one) for one in found}
+
+    def restart_operator(self) -> None:
+        """Replace all Pods of the operator, and wait until the new ones have begun to work."""
+        self.cluster.kubectl("rollout", "restart", f"deployment/{OPERATOR}", "-n", SYSTEM)
+        self.cluster.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, f"--timeout={READY_S:.0f}s")
 
     def remove(self) -> None:
         """Delete the namespace with all in it; does not wait."""
@@ -207,19 +223,38 @@ class Picker:
         """Its Pods that are not on their way out."""
         return self.space.pods(f"{wire.PICKER_LABEL}={self.deployment}")
 
-    def ready_pods(self) -> list[dict[str, Any]]:
-        """Those that are ready."""
-        return [pod for pod in self.pods() if is_ready(pod)]
+    def until_ready(self) -> None:
+        """Wait until it has a ready Pod."""
+        self.space.until(lambda: any(is_ready(pod) for pod in self.pods()), f"{self.deployment} is ready")
+
+    def kill(self) -> None:
+        """Its Pods are gone at once, as when their node is lost."""
+        selector = f"{wire.PICKER_LABEL}={self.deployment}"
+        self.space.kubectl("delete", "pods", "-l", selector, "--grace-period=0", "--force", "--wait=false")
+
+    def metric(self, name: str) -> list[float]:
+        """The values of a metric's series, over all its ready Pods."""
+        pods = [pod for pod in self.pods() if is_ready(pod)]
+        return [value for pod in pods for value in _metric(f"{self.space.direct(pod, 9090)}/metrics", name)]
 
     def placed(self) -> float:
-        """How many requests its Pods have placed, those that are ready now."""
-        return sum(_metric(f"{self.space.direct(pod, 9090)}/metrics", "igw_picker_placed_total") for pod in self.pods())
+        """How many requests it has placed."""
+        return sum(self.metric("igw_picker_placed_total"))
+
+    def until_sees(self, engines: int) -> None:
+        """Wait until it knows so many engines, all of which answer."""
+        name = "igw_picker_endpoint_available"
+        self.space.until(lambda: self.metric(name) == [1.0] * engines, f"{self.deployment} sees {engines} engines")
+
+    def until_metric(self, name: str, *, above: float) -> None:
+        """Wait until one of a metric's series is above a value."""
+        self.space.until(lambda: any(value > above for value in self.metric(name)), f"{name} above {above}")
 
     def until_asked(self, url: str) -> None:
         """Wait until Envoy asks it: a model that nobody serves is then refused in the picker's words."""
 
         def asked() -> bool:
-            status, body = post(url, {"model": "nobody-serves-this", "messages": []})
+            status, body = post(url, chat_body("Who?", tokens=1, model="nobody-serves-this"))
             return status == 404 and body.get("error", {}).get("code") == "model_not_found"
 
         self.space.until(asked, f"Envoy asks {self.deployment}")
@@ -253,7 +288,13 @@ def _document(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _metric(url: str, name: str) -> float:
+def _version(body: Mapping[str, Any]) -> str:
+    """The generation where there is one: controllers write statuses at any time."""
+    metadata = body["metadata"]
+    return f"{metadata['uid']} {metadata.get('generation') or metadata['resourceVersion']}"
+
+
+def _metric(url: str, name: str) -> list[float]:
     with urllib.request.urlopen(url, timeout=5) as page:
         families = text_string_to_metric_families(page.read().decode())
-    return sum(one.value for family in families for one in family.samples if one.name == name)
+    return [one.value for family in families for one in family.samples if one.name == name]
