@@ -68,7 +68,10 @@ def test_the_operator_reads_its_configuration_as_it_is_rendered(chart: Rendering
     assert config.operator.peering == objects["ClusterKopfPeering"]["metadata"]["name"]
     port = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"]
     assert config.operator.address == ("0.0.0.0", port)
-    assert config.gateway.patch_policies is (case.name == "everything")
+    full = case.name == "everything"
+    assert config.gateway.patch_policies is full
+    assert config.gateway.picker_wait_seconds == (7.5 if full else 30)
+    assert config.options.image_pull_secrets == (({"name": "registry"},) if full else ())
     assert config.picker.image.startswith(("inference-gateway:", "registry.example/team/picker:"))
 
 

@@ -77,6 +77,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a switch that is text": ({"networkPolicy": {"enabled": "yes"}}, "at '/networkPolicy/enabled'.*want boolean"),
     "an interval without unit": ({"serviceMonitor": {"interval": "15"}}, "at '/serviceMonitor/interval'"),
     "a share that is none": ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "at '/podDisruptionBudget"),
+    "a wait that is none": ({"gateway": {"pickerWaitSeconds": -1}}, "at '/gateway/pickerWaitSeconds'"),
+    "a picker's secret that is only a name": (
+        {"picker": {"imagePullSecrets": ["a"]}},
+        "at '/picker/imagePullSecrets/0'",
+    ),
     "a secret that is only a name": ({"imagePullSecrets": ["registry"]}, "at '/imagePullSecrets/0'"),
 }
 

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from igw_api import wire
 from igw_api.objects import Key
 from igw_operator.controller.resources import BY_KIND, RENDERED, Resource
 from igw_operator.controller.store import Body, View, is_ours, key_of
+from igw_operator.render.envoy_gateway.manifests import SLICE_MAKER_LABEL
 from igw_operator.render.envoy_gateway.values import Identity, Phase, Rendered
 
 HASH_ANNOTATION: Final = "inferencegateway.io/rendered"
@@ -146,8 +148,11 @@ def stamped(manifest: Body) -> Body:
 
 
 def _is_rendered(body: Body) -> bool:
-    # Controllers copy our label to what they derive from our objects, but not this annotation.
-    return is_ours(body) and HASH_ANNOTATION in (body["metadata"].get("annotations") or {})
+    # Controllers copy our labels to what they derive from our objects. Most leave out annotations, but the one that
+    # mirrors Endpoints does not; whose a slice is, its own label says.
+    meta = body["metadata"]
+    maker = (meta.get("labels") or {}).get(SLICE_MAKER_LABEL, wire.MANAGED_BY)
+    return is_ours(body) and maker == wire.MANAGED_BY and HASH_ANNOTATION in (meta.get("annotations") or {})
 
 
 def _is_leaving(body: Body) -> bool:

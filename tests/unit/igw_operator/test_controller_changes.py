@@ -10,6 +10,7 @@ from igw_api.wire import MANAGED_BY, MANAGED_BY_LABEL
 from igw_operator.controller.changes import HASH_ANNOTATION, Settled, find_changes, lacks, stamped
 from igw_operator.controller.resources import BY_KIND
 from igw_operator.controller.store import Body, View
+from igw_operator.render.envoy_gateway.manifests import SLICE_MAKER_LABEL
 from igw_operator.render.envoy_gateway.values import Phase, Rendered
 
 OURS = {MANAGED_BY_LABEL: MANAGED_BY}
@@ -58,9 +59,13 @@ def test_an_object_without_our_label_is_neither_known_nor_deleted() -> None:
 
 
 def test_what_controllers_derive_from_our_objects_is_not_deleted() -> None:
-    """They copy the label, as the EndpointSlice controller does, but not the annotation."""
+    """They copy the label, as the EndpointSlice controller does, and one of them the annotation as well."""
     assert not find_changes([], live(manifest("EndpointSlice")), Settled())
-    assert len(find_changes([], live(stamped(manifest("EndpointSlice"))), Settled()).deletions) == 1
+    mirrored, ours = stamped(manifest("EndpointSlice")), stamped(manifest("EndpointSlice", "y"))
+    mirrored["metadata"]["labels"][SLICE_MAKER_LABEL] = "endpointslicemirroring-controller.k8s.io"
+    ours["metadata"]["labels"][SLICE_MAKER_LABEL] = MANAGED_BY
+    [deletion] = find_changes([], live(mirrored, ours), Settled()).deletions
+    assert deletion.key.name == "y"
 
 
 def test_what_waits_is_neither_applied_nor_deleted() -> None:

@@ -10,6 +10,7 @@ from igw_operator.render.envoy_gateway.values import Manifest
 
 RBAC: Final = "rbac.authorization.k8s.io"
 ENVOY_GROUP: Final = "gateway.envoyproxy.io"
+SLICE_MAKER_LABEL: Final = "endpointslice.kubernetes.io/managed-by"  # by which its makers tell slices apart
 _ENVOY: Final = f"{ENVOY_GROUP}/v1alpha1"
 # Every kind that we create, and its version.
 API_VERSIONS: Final[Mapping[str, str]] = {
@@ -43,7 +44,7 @@ def endpoint_slice(service: Key, labels: Mapping[str, str], address: str | None,
         {
             **labels,
             "kubernetes.io/service-name": service.name,
-            "endpointslice.kubernetes.io/managed-by": wire.MANAGED_BY,
+            SLICE_MAKER_LABEL: wire.MANAGED_BY,
         },
         addressType="IPv6" if ":" in (address or "") else "IPv4",
         endpoints=[{"addresses": [address], "conditions": {"ready": True}}] if address else [],
