@@ -21,6 +21,7 @@ from igw_testing.chart_cases import CASES, values_of
 from igw_testing.helm_chart import CHART, Rendering
 
 ROOT = Path(__file__).parents[2]
+CONTROLLER = ROOT / "operator" / "igw_operator" / "controller"
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 WITHOUT_CRDS = "--set=crds.install=false"  # they are compared with crds/ instead
 READ, WRITE = {"get", "list", "watch"}, {"create", "patch", "delete"}
@@ -89,6 +90,14 @@ def test_the_operators_pods_can_do_nothing_but_their_work(chart: Rendering, case
         "capabilities": {"drop": ["ALL"]},
     }
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+
+
+def test_the_operators_know_each_other_by_their_pods_names(chart: Rendering) -> None:
+    """The variable that the chart sets is the one that is read."""
+    (container,) = chart.objects({}, WITHOUT_CRDS)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    read = re.findall(r'environ\.get\("(\w+)"', (CONTROLLER / "process.py").read_text())
+    assert [one["name"] for one in container["env"]] == read
+    assert container["env"][0]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
 
 def rights(chart: Rendering, values: dict[str, Any] | None = None) -> dict[tuple[str, str], set[str]]:

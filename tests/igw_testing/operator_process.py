@@ -21,7 +21,7 @@ from igw_cluster.kubectl import Kubectl
 
 START_S: Final = 30.0
 STOP_S: Final = 10.0
-SOON_S: Final = 15.0
+SOON_S: Final = 30.0
 CHARTS: Final = Path(__file__).parents[2] / "charts" / "inference-gateway"
 # What the operator creates, and what it reads: `kubectl get` of each.
 OWN_KINDS: Final = (

@@ -23,7 +23,7 @@ from igw_testing.operator_process import (
 
 pytestmark = pytest.mark.timeout(180)
 PEERING = "igw-test"
-PATIENCE_S = {signal.SIGTERM: 8.0, signal.SIGKILL: LIFETIME + 8.0}
+PATIENCE_S = {signal.SIGTERM: 12.0, signal.SIGKILL: LIFETIME + 12.0}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,14 @@ from igw_operator.render.envoy_gateway.values import Observed, Options
 from igw_testing.operator_process import install_gateway_kinds
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").iterdir())
-OPTIONS = Options(image="registry.example/igw:test", resources={"requests": {"cpu": "100m"}}, patch_policies=True)
+OPTIONS = Options(
+    image="registry.example/igw:test",
+    resources={"requests": {"cpu": "100m"}},
+    node_selector={"kubernetes.io/os": "linux"},
+    tolerations=({"key": "gateway", "operator": "Exists"},),
+    image_pull_secrets=({"name": "registry"},),
+    patch_policies=True,
+)
 
 
 @pytest.fixture(scope="module")

@@ -139,4 +139,5 @@ async def _reached(kube: Kube, health: Health, stopping: asyncio.Event) -> bool:
 
 def _identity() -> str:
     """This process among its peers: the Pod's name, and a part that a restarted container does not share."""
-    return f"{os.environ.get('POD_ID') or socket.gethostname()}-{os.urandom(3).hex()}"
+    pod = os.environ.get("POD_ID") or socket.gethostname()
+    return f"{pod}-{os.urandom(3).hex()}"
