@@ -148,6 +148,7 @@ async def load(
     most: int = 1500,
     streams: Sequence[bool] = (False, True),
     model: str = MODEL,
+    tokens: int = 20,
 ) -> AsyncIterator[Load]:
     """A load of `workers` for as long as the context lasts, at most `most` chats; `streams` says in turn which stream.
 
@@ -159,7 +160,10 @@ async def load(
         while not running.stopping and running.begun < most:
             running.begun += 1
             stream = streams[running.begun % len(streams)]
-            running.add(await chat(session, url, prompt, stream=stream, model=model, answering=running.answering))
+            answering = running.answering
+            running.add(
+                await chat(session, url, prompt, tokens=tokens, stream=stream, model=model, answering=answering)
+            )
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):

@@ -42,7 +42,9 @@ spec:
 """
 
 
-def gateway(name: str = GATEWAY, ports: tuple[int, ...] = (8080, 8081), controller: str = CONTROLLER) -> str:
+def gateway(
+    name: str = GATEWAY, ports: tuple[int, ...] = (8080, 8081), controller: str = CONTROLLER, **spec: Any
+) -> str:
     """A GatewayClass and a Gateway of it, with a listener `p<port>` per port that lets all namespaces in."""
     class_name = "igw-test" if controller == CONTROLLER else "other"
     listeners = [
@@ -56,15 +58,23 @@ def gateway(name: str = GATEWAY, ports: tuple[int, ...] = (8080, 8081), controll
                 "gateway.networking.k8s.io/v1",
                 "Gateway",
                 name,
-                {"gatewayClassName": class_name, "listeners": listeners},
+                {"gatewayClassName": class_name, "listeners": listeners, **spec},
             ),
         )
     )
 
 
-def pool(name: str = "llm", port: int | None = 8081, *, to: str = GATEWAY, picker: str = "picker", **spec: Any) -> str:
-    """A v1 InferencePool, exposed on `port` of Gateway `to` of its namespace."""
-    note = {} if port is None else {ATTACH_TO_ANNOTATION: f"name: {to}\nport: {port}\n"}
+def pool(
+    name: str = "llm",
+    port: int | None = 8081,
+    *,
+    to: str = GATEWAY,
+    namespace: str = "",
+    picker: str = "picker",
+    **spec: Any,
+) -> str:
+    """A v1 InferencePool, exposed on `port` of Gateway `to`, which is in the pool's namespace unless one is given."""
+    note = {} if port is None else {ATTACH_TO_ANNOTATION: attach_to(port, to, namespace)}
     return _text(
         "inference.networking.k8s.io/v1",
         "InferencePool",
@@ -79,14 +89,29 @@ def pool(name: str = "llm", port: int | None = 8081, *, to: str = GATEWAY, picke
     )
 
 
-def model(name: str, of: str = "llm") -> str:
-    """An InferenceModel `name` (also the name that clients ask for) of a v1 pool."""
-    return _text(
-        "inference.networking.x-k8s.io/v1alpha2",
-        "InferenceModel",
-        name,
-        {"modelName": name, "poolRef": {"group": "inference.networking.k8s.io", "name": of}},
-    )
+def attach_to(port: int, to: str = GATEWAY, namespace: str = "") -> str:
+    """The annotation's text."""
+    return f"name: {to}\nport: {port}\n" + (f"namespace: {namespace}\n" if namespace else "")
+
+
+def alpha_pool(version: str, name: str, port: int, *, app: str, to: str = GATEWAY) -> str:
+    """An InferencePool of `v1alpha1` or `v1alpha2` over the members with the label `app`."""
+    spec = {"selector": {"app": app}, "targetPortNumber": 8000, "extensionRef": {"name": f"{name}-picker"}}
+    note = {ATTACH_TO_ANNOTATION: attach_to(port, to)}
+    return _text(f"inference.networking.x-k8s.io/{version}", "InferencePool", name, spec, note)
+
+
+def model(name: str, of: str = "llm", group: str = "inference.networking.k8s.io", **spec: Any) -> str:
+    """An InferenceModel `name` (also the name that clients ask for) of a pool, a v1 one unless told otherwise."""
+    reference = {"group": group, "name": of}
+    kind = ("inference.networking.x-k8s.io/v1alpha2", "InferenceModel")
+    return _text(*kind, name, {"modelName": name, "poolRef": reference, **spec})
+
+
+def policy(name: str, of: str, scheduling: str) -> str:
+    """An InferencePoolPolicy that places the requests of a v1 pool."""
+    spec = {"targetRefs": [{"name": of}], "scheduling": {"policy": scheduling}}
+    return _text("inferencegateway.io/v1alpha1", "InferencePoolPolicy", name, spec)
 
 
 def _text(version: str, kind: str, name: str, spec: Any, annotations: dict[str, str] | None = None) -> str:

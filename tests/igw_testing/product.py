@@ -201,6 +201,11 @@ class Space:
         self.cluster.kubectl("rollout", "restart", f"deployment/{OPERATOR}", "-n", SYSTEM)
         self.cluster.kubectl("rollout", "status", f"deployment/{OPERATOR}", "-n", SYSTEM, f"--timeout={READY_S:.0f}s")
 
+    def operator_metric(self, name: str) -> list[float]:
+        """The values of a metric's series, over all Pods of the operator."""
+        pods = self.cluster.kubectl.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
+        return [value for pod in pods for value in _metric(f"{self.direct(pod, 8080)}/metrics", name)]
+
     def remove(self) -> None:
         """Delete the namespace with all in it; does not wait."""
         self.cluster.kubectl("delete", "namespace", self.name, "--wait=false")
