@@ -128,10 +128,13 @@ def _encode(reply: Reply) -> bytes:
     return response.SerializeToString()
 
 
-# Bodies have no default: what is not named is not sent. The request's headers have been.
+# Bodies have no default: what is not named is not sent. The request's headers have been. With nothing left to show,
+# Envoy would end the stream at once, and with it the request's place in the accounts: few responses have trailers, but
+# Envoy cannot know before their end.
 _HEADERS_ONLY = pb.ProcessingMode(
     request_header_mode=pb.ProcessingMode.HeaderSendMode.SEND,
     response_header_mode=pb.ProcessingMode.HeaderSendMode.SKIP,
+    response_trailer_mode=pb.ProcessingMode.HeaderSendMode.SEND,
     request_body_mode=pb.BodySendMode.NONE,
 )
 

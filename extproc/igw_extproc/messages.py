@@ -96,7 +96,7 @@ class Reply(NamedTuple):
     end_of_stream: bool = False
     metadata: Mapping[str, str | int] = {}  # in the namespace wire.LB_NAMESPACE
     clear_route_cache: bool = False
-    headers_only: bool = False  # show no body and no response of this request
+    headers_only: bool = False  # show no body and no response of this request, but keep the stream to its end
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ Which reply fits depends on the body mode that the proxy announces with its firs
     FULL_DUPLEX_STREAMED      the whole body           the headers' answer, held back; then the body in chunks
 
 A request that switches protocols (WebSocket) has no body that could be waited for: its headers decide in every mode,
-and the answer asks the proxy to show no more of it.
+and the answer asks the proxy to show no more of it. So it does for a request without a body.
 
 A request on a route that is none of ours passes: the proxy is asked to show no more of it, and the stream ends. In
 full duplex it cannot be asked, so every part is given back as it came.
@@ -130,8 +130,9 @@ class Exchange:
         if self._mode is BodyMode.FULL_DUPLEX and self._arrived is not Part.REQUEST_HEADERS:
             return self._full_duplex(placement, headers)
         # Not in the other modes: there the body does not wait, and the override would hide a response that is wanted.
-        headers_only = self._switches and self._mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
-        return (_answered_headers(placement, headers)._replace(headers_only=headers_only),)
+        buffers = self._mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
+        last = self._first.end_of_stream and self._response_mode is BodyMode.NONE
+        return (_answered_headers(placement, headers)._replace(headers_only=buffers and (self._switches or last)),)
 
     def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
         """The immediate response that tells the client why."""

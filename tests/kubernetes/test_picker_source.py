@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from igw_api.objects import Key
+from igw_api.objects import Key, Lead, Model
 from igw_api.objectset import ObjectSet
-from igw_testing.ext_proc import chat, destinations, request_body, request_headers
+from igw_testing.ext_proc import DESTINATION, First, chat, destinations, metadata, request_body, request_headers
 from igw_testing.kube import ApiServer, api_server, fresh_namespace
 from igw_testing.metrics_stub import EngineStub, serving
 from igw_testing.picker import PickerProcess, eventually, running
@@ -22,6 +22,9 @@ from igw_testing.picker_objects import RIGHTS, RIGHTS_ON_PODS, Api, pool_of
 __all__ = ["api_server"]
 
 NOT_SERVING, SERVING = b"\x08\x02", b"\x08\x01"
+# How long rights may take to reach the API server before pools are served without them.
+GRACE_S = 5.0
+UNSEEN = re.compile(r'igw_picker_pool_unseen\{pool="([^"]+)"\} 1.0')
 ENDPOINT = re.compile(r'igw_picker_endpoint_available\{endpoint="([^"]+)"\}')
 
 
@@ -141,6 +144,62 @@ async def test_the_picker_is_not_ready_until_the_configmap_and_all_pods_are_in(a
         here.allow(here.namespace)
         await knows(picker, "127.1.2.1:8000")
         assert await is_ready(picker)
+
+
+async def test_a_namespace_that_stays_forbidden_holds_up_only_its_own_pools(api: Api, tmp_path: Path) -> None:
+    """After a grace the others are placed, and the proxy chooses in the pool that nobody can see, until rights come."""
+    here, shown, hidden = Scene(api), EngineStub(host="127.1.6.1"), EngineStub(host="127.1.6.2")
+    other = fresh_namespace(api.server, "models")
+    async with serving(shown, hidden):
+        pools = pool_of(here.namespace, "llm", shown.port), pool_of(other, "hidden", hidden.port)
+        models = [Model(one.key, one.key, one.key.name) for one in pools]
+        leads = {"r": Lead(tuple(one.key for one in pools), announce=True)}
+        await api.configure(here.name, ObjectSet.of([*pools, *models], leads))
+        await api.make_ready_pods(here.namespace, "llm", [shown.host])
+        await api.make_ready_pods(other, "hidden", [hidden.host])
+        began = asyncio.get_running_loop().time()
+        async with running(tmp_path / "p", "http2", *here.options) as picker:
+            await eventually(lambda: logged(picker, "pods is forbidden"), "the missing right is logged")
+            assert not await is_ready(picker), "rights may be on their way"
+            await eventually(lambda: is_ready(picker), "ready without them", 30.0)
+            assert asyncio.get_running_loop().time() - began >= GRACE_S
+            await picker.sees(shown)
+            assert (await endpoints(picker), await unseen(picker)) == ({shown.address}, {str(pools[1].key)})
+            assert await routed(picker, "llm") == (str(pools[0].key), shown.address)
+            assert await routed(picker, "hidden") == (str(pools[1].key), None)
+            here.allow(other)
+            await picker.sees(shown, hidden)
+            assert await unseen(picker) == set()
+            assert await routed(picker, "hidden") == (str(pools[1].key), hidden.address)
+            told = picker.log.read_text()
+            assert [told.count(text) for text in ("Pods cannot be listed", "pods is forbidden")] == [1, 1]
+
+
+async def unseen(picker: PickerProcess) -> set[str]:
+    """The pools whose Pods the picker says that it cannot list."""
+    return set(UNSEEN.findall((await picker.get("/metrics"))[1]))
+
+
+async def routed(picker: PickerProcess, model: str) -> tuple[object, object]:
+    """The pool and the address that a chat for this model goes to. No address: the proxy chooses one."""
+    async with picker.stream(First(route="r")) as stream:
+        await stream.send(request_headers(), request_body(chat(model)))
+        told = metadata(await stream.receive())
+        return told.get("x-igw-pool"), told.get(DESTINATION)
+
+
+async def test_a_picker_that_may_see_no_pods_at_all_does_not_become_ready(api: Api, tmp_path: Path) -> None:
+    """It would have nothing to say; the proxy goes on without it."""
+    here = Scene(api, pods=False)
+    other = fresh_namespace(api.server, "models")
+    await api.configure(here.name, ObjectSet.of([pool_of(here.namespace, "llm"), pool_of(other, "llm")]))
+    async with running(tmp_path / "p", "http2", *here.options) as picker:
+        await eventually(lambda: logged(picker, "pods is forbidden"), "the missing right is logged")
+        await asyncio.sleep(GRACE_S + 1)  # nothing tells that nothing will happen
+        assert not await is_ready(picker)
+        here.allow(other)
+        await eventually(lambda: is_ready(picker), "ready with some of them", 30.0)
+        assert await unseen(picker) == {f"{here.namespace}/llm"}
 
 
 async def test_pools_and_namespaces_come_and_go(api: Api, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from igw_testing.ext_proc import (
     refusal,
     request_body,
     request_headers,
+    response_body,
+    response_headers,
+    streamed,
     with_attributes,
 )
 from igw_testing.metrics_stub import EngineStub, serving
@@ -154,3 +157,42 @@ async def test_where_nobody_routes_by_it_the_pool_is_not_named(here: Shared) -> 
         assert destinations(reply) == [here.engines[SMALL].address]
         assert POOL not in metadata(reply) and POOL not in headers_set(reply)
         assert not common(reply).clear_route_cache
+
+
+# ------------------------------------------------------------------------------------------------ others' routes
+
+OTHER = "httproute/users/web/rule/0/match/0/*"
+
+
+@pytest.mark.parametrize("mode", [NONE, STREAMED, BUFFERED, BUFFERED_PARTIAL])
+async def test_a_request_on_a_route_that_is_not_ours_passes_and_the_stream_ends(
+    here: Shared, mode: pb.BodySendMode
+) -> None:
+    """The proxy shows every request of a port. It is asked to show no more of this one."""
+    async with here.picker.stream(First(mode, NONE, OTHER)) as stream:
+        await stream.send(request_headers({POOL: f"{LARGE}/{LARGE}"}))
+        reply = await stream.last()
+        assert (headers_set(reply), metadata(reply), common(reply).clear_route_cache) == ({}, {}, False)
+        assert reply.mode_override.request_body_mode == NONE
+
+
+async def test_in_one_message_a_request_on_a_route_that_is_not_ours_passes(here: Shared) -> None:
+    """Whatever its body is."""
+    async with here.picker.stream(First(BUFFERED_PARTIAL, NONE, OTHER)) as stream:
+        await stream.send(with_attributes(request_body(b"not json"), {"request.path": "/v1/chat/completions"}))
+        reply = await stream.last()
+        assert (headers_set(reply), metadata(reply), common(reply).clear_route_cache) == ({}, {}, False)
+
+
+async def test_in_full_duplex_a_request_on_a_route_that_is_not_ours_is_given_back_while_it_comes(here: Shared) -> None:
+    """And so is its response, without a mark of ours."""
+    async with here.picker.stream(First(FULL_DUPLEX, FULL_DUPLEX, OTHER)) as stream:
+        await stream.send(request_headers(), request_body(b"one", end=False))
+        head, body = await stream.replies(2)
+        assert (headers_set(head), metadata(head)) == ({}, {})
+        assert [one.body for one in streamed([body])] == [b"one"]
+        await stream.send(request_body(b""), response_headers(), response_body(b"two"))
+        end, head, body = await stream.replies(3)
+        assert [(one.body, one.end_of_stream) for one in streamed([end])] == [(b"", True)]
+        assert headers_set(head) == {}
+        assert [(one.body, one.end_of_stream) for one in streamed([body], "response_body")] == [(b"two", True)]

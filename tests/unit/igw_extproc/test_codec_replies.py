@@ -120,13 +120,14 @@ def test_whatever_a_bodys_answer_says_is_written(
     assert tuple((one.header.key, one.header.raw_value.decode()) for one in set_headers) == changes
 
 
-def test_an_answer_for_headers_only_turns_all_else_off() -> None:
-    """The mode replaces the filter's own as a whole."""
+def test_an_answer_for_headers_only_turns_all_else_off_but_the_responses_trailers() -> None:
+    """The mode replaces the filter's own as a whole. Waiting for trailers keeps the stream open that long."""
     data = encode(Reply(Part.REQUEST_HEADERS, headers_only=True))
     mode = ext_proc.ProcessingResponse().parse(data).mode_override
     assert mode is not None
     assert (mode.request_header_mode.name, mode.response_header_mode.name) == ("SEND", "SKIP")
     assert (mode.request_body_mode.name, mode.response_body_mode.name) == ("NONE", "NONE")
+    assert (mode.request_trailer_mode.name, mode.response_trailer_mode.name) == ("DEFAULT", "SEND")
     assert ext_proc.ProcessingResponse().parse(encode(Reply(Part.REQUEST_HEADERS))).mode_override is None
 
 

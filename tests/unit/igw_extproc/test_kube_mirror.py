@@ -294,6 +294,32 @@ async def test_a_list_that_is_refused_is_tried_again_until_it_is_not(
     assert sum(f"reason={status} no" in record.getMessage() for record in caplog.records) == 1
 
 
+async def test_a_list_that_is_forbidden_is_told_apart_from_other_troubles_until_it_is_allowed(tmp_path: Path) -> None:
+    """Who waits for it must know that waiting alone may not help; both turns are told."""
+    server = Server([pod("a", "one")])
+    heard: list[tuple[bool, bool]] = []
+
+    async def seen(request: web.Request) -> web.StreamResponse:
+        heard.append((copy.mirror.forbidden, bool(copy.changes)))
+        return await refuses(403 if len(heard) < 3 else 503)(request)
+
+    server.lists.extend([seen, seen, seen, seen])
+    async with mirrored(server, tmp_path) as copy:
+        await copy.has(a="one")
+        assert not copy.mirror.forbidden
+    assert heard == [(False, False), (True, True), (True, True), (False, True)]
+
+
+async def test_a_watch_that_is_refused_after_each_list_does_not_make_us_spin(tmp_path: Path) -> None:
+    """A role may allow to list and not to watch. What is listed counts, and the log has the trouble once."""
+    server = Server([pod("a", "one")])
+    server.watches.extend([refuses(403)] * 1000)
+    async with mirrored(server, tmp_path, Pace(first_pause=0.05, longest_pause=10.0)) as copy:
+        await asyncio.sleep(1.0)
+        assert 2 <= server.asked_to_list() <= 6
+        await copy.has(a="one")
+
+
 @pytest.mark.parametrize("text", [b"<html>", b'{"items": []}', b"[]", b'{"items": [{}], "metadata": {}}'])
 async def test_nonsense_is_no_list(tmp_path: Path, text: bytes) -> None:
     """A proxy in between that answers in the server's place."""

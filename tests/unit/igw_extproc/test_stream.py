@@ -208,6 +208,15 @@ def test_a_request_without_a_body_is_decided_at_its_headers_in_every_mode(mode: 
     (reply,) = replies(exchange.place(PLACEMENT))
     assert reply.part is Part.REQUEST_HEADERS
     assert "content-length" not in dict(reply.set_headers)
+    assert reply.headers_only is (mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)), "else it ends too early"
+
+
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL])
+def test_a_response_that_the_proxy_shows_is_not_hidden_because_the_request_has_no_body(mode: BodyMode) -> None:
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(mode, BodyMode.STREAMED, end=True))
+    (reply,) = replies(exchange.place(PLACEMENT))
+    assert not reply.headers_only
 
 
 WEBSOCKET = {":method": "GET", "connection": "keep-alive, Upgrade", "upgrade": "websocket"}
