@@ -160,6 +160,14 @@ def test_answered_headers_name_the_pool(mode: BodyMode) -> None:
     assert head.clear_route_cache
 
 
+def test_whatever_header_the_answer_sets_no_client_may_send() -> None:
+    """The proxy's routes and its balancing go by them, also while no picker is there to replace a client's own."""
+    exchange = Exchange(LIMIT)
+    exchange.receive(first(BodyMode.NONE))
+    (head,) = replies(exchange.place(PLACEMENT))
+    assert dict(head.set_headers).keys() <= set(wire.PRIVATE_HEADERS)
+
+
 def test_one_message_is_answered_with_the_pool_as_metadata() -> None:
     exchange = Exchange(LIMIT)
     exchange.receive(message(Part.REQUEST_BODY, b"{}", end=True, modes=(BodyMode.BUFFERED_PARTIAL, BodyMode.NONE)))
