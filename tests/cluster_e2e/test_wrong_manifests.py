@@ -1,5 +1,5 @@
-"""Wrong manifests on a real cluster: the mistake is said where it was made, who was served goes on being served, and all
-is well as soon as the cause is gone. Envoy is asked each time, by a request.
+"""Wrong manifests on a real cluster: the mistake is said where it was made, who was served goes on being served, and
+all is well as soon as the cause is gone. Envoy is asked each time, by a request.
 
 tests/kubernetes/test_operator_status.py has more mistakes; here are those that other programs have a say in.
 """
@@ -121,13 +121,13 @@ def test_a_model_of_a_pool_that_does_not_exist(place: Space) -> None:
 
 def test_a_model_name_that_another_model_has(place: Space) -> None:
     """The older one keeps it, and the younger one has it as soon as that goes."""
-    place.apply(model("twice"))
-    said(place, "twice", "Accepted", kind="inferencemodels")
-    place.apply(model("twice").replace("name: twice\nspec", "name: again\nspec"))
-    assert "twice" in said(place, "again", "ModelNameInUse", kind="inferencemodels")
-    place.kubectl("delete", "inferencemodel", "twice")
-    said(place, "again", "Accepted", kind="inferencemodels")
-    place.kubectl("delete", "inferencemodel", "again")
+    place.apply(model("one"))
+    said(place, "one", "Accepted", kind="inferencemodels")
+    place.apply(model("one").replace("name: one\nspec", "name: two\nspec"))
+    assert f"{place.name}/one" in said(place, "two", "ModelNameInUse", kind="inferencemodels")
+    place.kubectl("delete", "inferencemodel", "one")
+    said(place, "two", "Accepted", kind="inferencemodels")
+    place.kubectl("delete", "inferencemodel", "two")
 
 
 def test_policies(place: Space) -> None:

@@ -245,3 +245,20 @@ def test_an_event_tells_of_each_turn_once(kinds: Kubectl, place: str, operator: 
     ]
     assert {one["type"] for one in found if one["reason"] == "NoMatchingParent"} == {"Warning"}
     assert {one["source"]["component"] for one in found} == {"inference-gateway"}
+
+
+def test_a_listener_that_somebody_elses_policy_is_for_is_left_alone(
+    kinds: Kubectl, place: str, operator: Operator
+) -> None:
+    """Nothing is made, rather than a route past the picker. It heals when that policy is gone."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gw", "sectionName": "p8081"}
+    meta = {"name": "theirs", "namespace": place}
+    kind = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "ClientTrafficPolicy"}
+    theirs = yaml.safe_dump({**kind, "metadata": meta, "spec": {"targetRefs": [target]}})
+    kinds.apply("---\n".join((gateway(), theirs, pool())), "-n", place)
+    assert f"ClientTrafficPolicy {place}/theirs is for listener p8081" in said(kinds, place, "Conflicted")
+    assert not own_objects(kinds, place)
+    kinds("delete", "clienttrafficpolicy", "theirs", "-n", place)
+    said(kinds, place, "Pending")
+    accept_all(kinds, place)
+    said(kinds, place, "Accepted")

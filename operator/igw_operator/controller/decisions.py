@@ -11,6 +11,7 @@ from igw_api import wire
 from igw_api.objects import Key
 from igw_operator.controller.changes import Changes, Settled, find_changes
 from igw_operator.controller.inventory import Inventory
+from igw_operator.controller.occupied import occupied
 from igw_operator.controller.resources import RENDERED, SERVICE
 from igw_operator.controller.store import Body, View, is_ours
 from igw_operator.plan.build import build_plan
@@ -49,7 +50,7 @@ def decide(
     inventory: Inventory, taken: frozenset[Identity], view: View, settled: Settled, rules: Rules, awaited: Awaited
 ) -> Decision:
     """What is meant, and how the cluster differs from it. `taken`: names that are somebody else's."""
-    plan, conditions = build_plan(inventory.objects, controller=rules.controller_name)
+    plan, conditions = build_plan(inventory.objects, controller=rules.controller_name, occupied=occupied(view))
     observed = observe(view, taken, awaited(pickers(plan)))
     rendered = render(plan, inventory.objects, observed, rules.options)
     return Decision(inventory, plan, conditions, observed, rendered, find_changes(rendered, view, settled))

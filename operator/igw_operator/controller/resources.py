@@ -99,10 +99,15 @@ SLICE: Final = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslic
 CONFIG_MAP: Final = Resource("", "v1", "ConfigMap", "configmaps", Whose.OURS)
 
 
-def _envoy(kind: str, plural: str) -> Resource:
-    return Resource(ENVOY_GROUP, "v1alpha1", kind, plural, Whose.OURS, ENVOY)
+def _envoy(kind: str, plural: str, whose: Whose = Whose.OURS) -> Resource:
+    return Resource(ENVOY_GROUP, "v1alpha1", kind, plural, whose, ENVOY)
 
 
+# Of these, a listener follows one: the oldest, whoever wrote it.
+LISTENER_POLICIES: Final = (
+    _envoy("ClientTrafficPolicy", "clienttrafficpolicies", Whose.BOTH),
+    _envoy("EnvoyExtensionPolicy", "envoyextensionpolicies", Whose.BOTH),
+)
 # Each kind that we create.
 RENDERED: Final = (
     CONFIG_MAP,
@@ -114,8 +119,7 @@ RENDERED: Final = (
     Resource("apps", "v1", "Deployment", "deployments", Whose.OURS),
     _envoy("BackendTrafficPolicy", "backendtrafficpolicies"),
     _envoy("HTTPRouteFilter", "httproutefilters"),
-    _envoy("ClientTrafficPolicy", "clienttrafficpolicies"),
-    _envoy("EnvoyExtensionPolicy", "envoyextensionpolicies"),
+    *LISTENER_POLICIES,
     _envoy("EnvoyPatchPolicy", "envoypatchpolicies"),
     ROUTE,
 )

@@ -7,6 +7,7 @@ of the objects.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from igw_api.objects import (
     AttachTo,
@@ -51,6 +52,7 @@ class _Draft:
     catalog: Catalog
     gateways: Mapping[Key, Gateway]
     first_byte: bool
+    occupied: Mapping[Place, str]
     attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
     clusters: dict[str, Cluster] = field(default_factory=dict)
     conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
@@ -79,16 +81,22 @@ class _Draft:
 
 
 def build_plan(
-    objects: ObjectSet, *, first_byte: bool = True, controller: str | None = None
+    objects: ObjectSet,
+    *,
+    first_byte: bool = True,
+    controller: str | None = None,
+    occupied: Mapping[Place, str] = MappingProxyType({}),
 ) -> tuple[GatewayPlan, tuple[Condition, ...]]:
     """The plan and the conditions. Nothing here raises: what cannot be honoured is a condition.
 
-    `controller`: only Gateways whose class names it; None: all, whatever their class.
+    `controller`: only Gateways whose class names it; None: all, whatever their class. `occupied`: listeners that no
+    pool may have, and what holds them.
     """
     draft = _Draft(
         catalog=Catalog(objects.pools, objects.services, tuple(objects.members.values())),
         gateways=_gateways(objects, controller),
         first_byte=first_byte,
+        occupied=occupied,
     )
     pools = sorted(objects.pools.values(), key=age)
     _attach_pools(draft, pools, objects)
@@ -133,7 +141,13 @@ def _seats(draft: _Draft, pool: Pool, wanted: AttachTo, objects: ObjectSet) -> t
     other = objects.gateways.get(wanted.gateway)
     if other is not None and wanted.gateway not in draft.gateways:
         return Refused("NotSupportedByParent", f"Gateway {other.key} has class {other.class_name}, which is not ours")
-    return find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
+    seats = find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
+    if not isinstance(seats, Refused):
+        for place in ((seat.gateway, seat.listener.name) for seat in seats):
+            if place in draft.occupied:
+                told = f"{draft.occupied[place]} is for listener {place[1]} of Gateway {place[0]} already"
+                return Refused("Conflicted", f"{told}; remove it, or attach the pool to another port")
+    return seats
 
 
 def _seat_pools(draft: _Draft, pools: Iterable[tuple[Pool, tuple[Seat, ...]]]) -> None:

@@ -20,7 +20,7 @@ READ = ["get", "list", "watch"]
 # Streams in flight outlive the drain of a few seconds; the rest is room for a slow node.
 GRACE_SECONDS = 30
 # A Pod counts as available when kube-proxy everywhere has had time to learn of it.
-SETTLED_SECONDS = 1
+SETTLED_SECONDS = 2
 
 
 def picker_objects(
