@@ -256,11 +256,12 @@ class Picker:
         self.space.until(lambda: any(value > above for value in self.metric(name)), f"{name} above {above}")
 
     def until_asked(self, url: str) -> None:
-        """Wait until Envoy asks it: a model that nobody serves is then refused in the picker's words."""
+        """Wait until Envoy asks it, by its own count of requests."""
 
         def asked() -> bool:
-            status, body = post(url, chat_body("Who?", tokens=1, model="nobody-serves-this"))
-            return status == 404 and body.get("error", {}).get("code") == "model_not_found"
+            before = self.metric("igw_picker_requests_total")
+            post(url, chat_body("Who?", tokens=1, model="nobody-serves-this"))
+            return sum(self.metric("igw_picker_requests_total")) > sum(before)
 
         self.space.until(asked, f"Envoy asks {self.deployment}")
 
