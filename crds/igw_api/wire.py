@@ -36,8 +36,6 @@ LEASE_HEADER: Final = "x-igw-lease"
 
 # What no client may send: it would choose a destination, a pool or another request's lease.
 PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER)
-# The same for gateways that route by headers.
-ROUTING_HEADERS: Final = PRIVATE_HEADERS
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"

@@ -93,6 +93,25 @@ async def test_upgrades_are_placed_and_requests_without_a_body_are_not_held(
                 assert (await socket.receive()).data == "two hello"
 
 
+async def test_a_websocket_is_in_flight_while_it_is_open(
+    tmp_path: Path, session: aiohttp.ClientSession, engines: Engines
+) -> None:
+    """It weighs on its engine for as long as any other request."""
+    manifests = write_users_manifests(tmp_path / "manifests", (one.address for one in engines))
+    async with running_up(manifests, tmp_path / "state") as up:
+
+        async def in_flight(count: float) -> bool:
+            async with session.get(up.metrics) as answer:
+                pattern = r"^igw_picker_endpoint_in_flight_requests\{.*\} (\S+)"
+                return sum(map(float, re.findall(pattern, await answer.text(), re.MULTILINE))) == count
+
+        async with session.ws_connect(f"{up.url(8081)}/v1/realtime") as socket:
+            await socket.send_str("hello")
+            assert str((await socket.receive()).data).endswith("hello")
+            await until(lambda: in_flight(1), 10)
+        await until(lambda: in_flight(0), 10)
+
+
 async def test_an_unknown_backend_is_answered_503_with_the_reason(
     tmp_path: Path, session: aiohttp.ClientSession, engines: Engines
 ) -> None:

@@ -110,7 +110,11 @@ def _request_modes(
     headers: ext_proc_v3.ProcessingModeHeaderSendMode, body: ext_proc_v3.ProcessingModeBodySendMode
 ) -> PackedAny:
     modes = ext_proc_v3.ProcessingMode(
-        request_header_mode=headers, request_body_mode=body, response_header_mode=_HEADERS.SKIP
+        request_header_mode=headers,
+        request_body_mode=body,
+        response_header_mode=_HEADERS.SKIP,
+        # Else the stream, and with it the request in flight, would end with the answer to the last message.
+        response_trailer_mode=_HEADERS.SEND,
     )
     return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides(processing_mode=modes)))
 

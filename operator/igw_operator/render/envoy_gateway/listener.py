@@ -22,6 +22,7 @@ FORWARDED = (
     ":method",
     ":path",
     "content-type",
+    "connection",
     "upgrade",
     wire.OBJECTIVE_HEADER,
     wire.MODEL_HEADER,
@@ -52,7 +53,7 @@ def _client_rules(plan: GatewayPlan) -> dict[str, Any]:
     return {
         # A larger body is refused with 413: the picker must have all of it, see `_ext_proc`.
         "connection": {"bufferLimit": f"{plan.picker.max_body_bytes // 2**20}Mi"},
-        "headers": {"earlyRequestHeaders": {"remove": list(wire.ROUTING_HEADERS)}},
+        "headers": {"earlyRequestHeaders": {"remove": list(wire.PRIVATE_HEADERS)}},
         "timeout": {"http": {"streamIdleTimeout": duration(plan.idle_timeout)}},
         "tcpKeepalive": tcp_keepalive(plan.keepalive),
     }
