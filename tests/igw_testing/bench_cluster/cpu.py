@@ -15,7 +15,7 @@ from igw_bench.picker import PAGE, SIZES
 from igw_cluster import gateway
 from igw_testing import operator_manifests as manifests
 from igw_testing.bench_cluster.figures import tell
-from igw_testing.bench_cluster.operators import process_of
+from igw_testing.bench_cluster.operators import cpu_seconds, process_of
 from igw_testing.product import CHART, IMAGE, ROOT, SYSTEM, Product, Space, manifest
 
 GATEWAY: Final = manifests.GATEWAY
@@ -60,7 +60,7 @@ def measure(product: Product, space: Space) -> Mapping[str, list[Cost]]:
         if suffix:
             _patch(product, space, True)
         picker = space.picker(GATEWAY, f"p{PORT}")
-        product.cluster.kubectl.until(lambda picker=picker: len(picker.ready_pods()) == 1, _WITHIN, "one picker")  # type: ignore[misc]
+        picker.until_ready()
         _until_all_are_placed(product, space)
         for size in BODIES:
             found[f"{size}{suffix}"] = [_cost(product, space, SIZES[size]) for _ in range(TRIES)]
@@ -92,9 +92,9 @@ def _cost(product: Product, space: Space, size: int) -> Cost:
     picker, envoy = _processes(product, space)
     _post(product, space, size, WARM_S)
     placed = space.picker(GATEWAY, f"p{PORT}").placed()
-    before = [_seconds(one) for one in (picker, envoy)]
+    before = [cpu_seconds(one) for one in (picker, envoy)]
     count, failures = _post(product, space, size, SECONDS)
-    used = [_seconds(one) - old for one, old in zip((picker, envoy), before, strict=True)]
+    used = [cpu_seconds(one) - old for one, old in zip((picker, envoy), before, strict=True)]
     placed = space.picker(GATEWAY, f"p{PORT}").placed() - placed
     if failures or placed < count:
         raise RuntimeError(f"{failures} of {count} requests failed, {placed:.0f} were placed")
@@ -117,21 +117,19 @@ def _address(space: Space) -> str:
 
 def _processes(product: Product, space: Space) -> tuple[psutil.Process, psutil.Process]:
     """The picker's and Envoy's."""
-    pod = space.picker(GATEWAY, f"p{PORT}").ready_pods()[0]["metadata"]["name"]
+    pod = space.picker(GATEWAY, f"p{PORT}").pods()[0]["metadata"]["name"]
     labels = f"gateway.envoyproxy.io/owning-gateway-namespace={space.name}"
     proxy = product.cluster.kubectl.list("pods", gateway.NAMESPACE, labels)[0]["metadata"]["name"]
     return process_of(pod, "picker"), process_of(proxy, "--service-node", proxy)
 
 
-def _seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _until_all_are_placed(product: Product, space: Space) -> None:
     def so() -> bool:
         placed = space.picker(GATEWAY, f"p{PORT}").placed()
-        count, _ = _post(product, space, 1_000, 0.1)
+        try:
+            count, _ = _post(product, space, 1_000, 0.1)
+        except subprocess.CalledProcessError:
+            return False  # Envoy does not listen yet
         return 0 < count <= space.picker(GATEWAY, f"p{PORT}").placed() - placed
 
     product.cluster.kubectl.until(so, _WITHIN + 30, "the picker places every request")

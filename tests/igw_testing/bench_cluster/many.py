@@ -18,7 +18,7 @@ from igw_testing.bench_cluster import audit
 from igw_testing.bench_cluster.api import MODELS, POOLS, Api, Body
 from igw_testing.bench_cluster.audit import Idle, Log
 from igw_testing.bench_cluster.figures import Spread, tell
-from igw_testing.bench_cluster.operators import USER, Operators
+from igw_testing.bench_cluster.operators import USER, Operators, cpu_seconds, running
 from igw_testing.operator_process import own_objects
 from igw_testing.product import Product, Space
 
@@ -27,12 +27,15 @@ PORTS: Final = (8081, 8082)
 TRIES: Final = 5
 IDLE_S: Final = 60.0
 _WITHIN: Final = 240.0
+_POOLS: Final = "inferencepools.inference.networking.k8s.io"
+_KINDS: Final = f"{_POOLS},inferencemodels"
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
     """So many pools from nothing. Seconds from the start of `kubectl apply`: to its end, until all say Accepted,
-    and until nothing more is written; `writes` and events that it took in all; `one_pass`: seconds, with no change."""
+    and until nothing more is written; `writes` and events that it took in all, and CPU seconds of the operator and the
+    API server meanwhile; `one_pass`: seconds, with no change."""
 
     pools: int
     kubectl: float
@@ -41,6 +44,7 @@ class Reconciled:
     writes: int
     events: int
     passes: int
+    cpu: tuple[float, float]
     one_pass: float
 
     @property
@@ -52,12 +56,15 @@ class Reconciled:
         return (
             f"{self.pools} pools: all accepted after {self.accepted:.2f} s, the last write after {self.written:.2f} s "
             f"(kubectl {self.kubectl:.2f} s); {self.writes} writes and {self.events} events, "
-            f"{self.writes / self.pools:.1f} writes a pool, {self.passes} passes; one pass {self.one_pass:.3f} s"
+            f"{self.writes / self.pools:.1f} writes a pool, {self.passes} passes; "
+            f"CPU {self.cpu[0]:.1f} s, API server {self.cpu[1]:.1f} s; one pass {self.one_pass:.3f} s"
         )
 
 
 def prepare(product: Product) -> list[Space]:
-    """The teams' namespaces with their Gateways."""
+    """The teams' namespaces with their Gateways, when all that other parts have left is gone."""
+    kubectl = product.cluster.kubectl
+    kubectl.until(lambda: not kubectl.list(_POOLS) and not own_objects(kubectl), _WITHIN, "no pools")
     spaces = [product.space() for _ in range(TEAMS)]
     for space in spaces:
         space.apply(manifests.gateway(ports=PORTS))
@@ -94,7 +101,7 @@ class Bench:
         text = pools_text(self.spaces, count)
         await asyncio.to_thread(self.operators.idle, _WITHIN)
         self.log.skip()
-        passes = self.operators.metric("igw_operator_reconciles_total")
+        passes, cpu = self.operators.metric("igw_operator_reconciles_total"), self._cpu()
         async with (
             self.api.watching(f"{POOLS}/inferencepools") as pools,
             self.api.watching(f"{MODELS}/inferencemodels") as models,
@@ -106,6 +113,7 @@ class Bench:
             accepted = max([await one.until(all_say, _WITHIN, f"{count} are accepted") for one in (pools, models)])
         await asyncio.to_thread(self.operators.idle, _WITHIN)
         passes = self.operators.metric("igw_operator_reconciles_total") - passes
+        used = [now - before for now, before in zip(self._cpu(), cpu, strict=True)]
         written = audit.writes(self.log.calls(), USER)
         events = [one for one in written if one.resource == "events"]
         done = Reconciled(
@@ -116,20 +124,20 @@ class Bench:
             writes=len(written) - len(events),
             events=len(events),
             passes=round(passes),
+            cpu=(used[0], used[1]),
             one_pass=await asyncio.to_thread(self._one_pass),
         )
         tell(str(done))
         return done
 
-    async def remove(self, count: int) -> float:
-        """Delete them, and wait until nothing that they implied is left. Returns the seconds."""
+    async def remove(self) -> None:
+        """Delete all of them, and wait until nothing that they implied is left."""
         began = time.time()
-        text = pools_text(self.spaces, count)
-        await asyncio.to_thread(lambda: self.kubectl("delete", "-f", "-", stdin=text, within=_WITHIN))
+        for space in self.spaces:
+            words = ("--all", "-n", space.name, "--wait=false")
+            await asyncio.to_thread(self.kubectl, "delete", _KINDS, *words)
         await asyncio.to_thread(self.kubectl.until, lambda: not own_objects(self.kubectl), _WITHIN, "all is gone")
-        took = time.time() - began
-        tell(f"{count} pools: gone after {took:.1f} s")
-        return took
+        tell(f"all gone after {time.time() - began:.1f} s")
 
     async def change_one(self, count: int) -> Spread:
         """From a pool's new port to that of the Service of its endpoints."""
@@ -174,6 +182,9 @@ class Bench:
     def _apply(self, text: str) -> None:
         self.kubectl("apply", "--server-side", "-f", "-", stdin=text, within=_WITHIN)
 
+    def _cpu(self) -> tuple[float, float]:
+        return cpu_seconds(self.operators.process()), cpu_seconds(running("kube-apiserver"))
+
     def _one_pass(self) -> float:
         """The mean of some passes over all objects that find nothing to write."""
         names = "igw_operator_reconcile_seconds_sum", "igw_operator_reconcile_seconds_count"
@@ -186,7 +197,7 @@ class Bench:
             self.kubectl(
                 "annotate",
                 "--overwrite",
-                "inferencepools.inference.networking.k8s.io",
+                _POOLS,
                 "llm-0",
                 f"bench={turn}",
                 "-n",

@@ -50,6 +50,10 @@ class Operators:
             if passes != last:
                 last, since = passes, time.monotonic()
 
+    def process(self) -> psutil.Process:
+        """The active one's."""
+        return process_of(self.active(), "operator")
+
     def memory(self) -> dict[str, float]:
         """Resident memory of each Pod's process in MiB, the active one first."""
         names = sorted(self._found(), key=lambda name: name != self.active())
@@ -78,6 +82,23 @@ def process_of(pod: str, *words: str) -> psutil.Process:
         except psutil.Error:
             continue  # it has ended
     raise LookupError(f"no process `{' '.join(words)}` of {pod}")
+
+
+def running(program: str) -> psutil.Process:
+    """A program of the node that runs once. Raises LookupError."""
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            if process.cmdline() and os.path.basename(process.cmdline()[0]).startswith(program):
+                return process
+        except psutil.Error:
+            continue
+    raise LookupError(f"no process {program}")
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What it has used so far, in user and kernel mode."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _metric(port: int, name: str) -> float:

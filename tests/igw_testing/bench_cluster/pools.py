@@ -15,7 +15,7 @@ import aiohttp
 from igw_testing import operator_manifests as manifests
 from igw_testing.bench_cluster import polls
 from igw_testing.bench_cluster.figures import Spread, tell
-from igw_testing.product import Product, Space, engines, manifest, service
+from igw_testing.product import Product, Space, engine_pods, manifest, service
 
 GATEWAY: Final = manifests.GATEWAY
 PORTS: Final = (8081, 8082, 8083)
@@ -40,7 +40,7 @@ def prepare(product: Product) -> Space:
         "rules": [{"backendRefs": [{"name": "first", "port": 8000}]}],
     }
     plain = manifest("gateway.networking.k8s.io/v1", "HTTPRoute", "plain", route)
-    deployments = (engines(name, 3 if name == "first" else 1, model=name) for name in ENGINES)
+    deployments = (engine_pods(name, 3 if name == "first" else 1, model=name) for name in ENGINES)
     space.apply(manifests.gateway(ports=(8080, *PORTS)), *deployments, service("first"), plain)
     for name in ENGINES:
         space.ready(name)
