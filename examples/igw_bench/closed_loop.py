@@ -22,7 +22,14 @@ class Loop:
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
-async def run(port: int, body: bytes, connections: int, seconds: float, path: str = "/v1/chat/completions") -> Loop:
+async def run(
+    port: int,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    path: str = "/v1/chat/completions",
+    host: str = "127.0.0.1",
+) -> Loop:
     """Post `body` over `connections` connections for `seconds`. Each waits for its answer before the next."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
@@ -32,7 +39,7 @@ async def run(port: int, body: bytes, connections: int, seconds: float, path: st
     )
     posters = [_Poster(head.encode() + body, until, loop) for _ in range(connections)]
     for poster in posters:
-        await loop.create_connection(lambda poster=poster: poster, "127.0.0.1", port)  # type: ignore[misc]
+        await loop.create_connection(lambda poster=poster: poster, host, port)  # type: ignore[misc]
     async with asyncio.timeout(seconds + 30):
         for poster in posters:
             await poster.done

@@ -102,6 +102,17 @@ def test_a_pass_without_a_change_writes_nothing(kinds: Kubectl, place: str, oper
     assert versions(kinds, place) == before
 
 
+def test_a_pool_comes_and_goes_without_a_refused_write(kinds: Kubectl, place: str, operator: Operator) -> None:
+    """Nothing is bound before it exists, and nothing deleted twice: each refusal costs a pass over everything."""
+    kinds.apply(gateway() + "---\n" + pool(), "-n", place)
+    exists(kinds, place, ("HTTPRoute", "igw-llm"))
+    operator.idle()
+    kinds("delete", "inferencepools.inference.networking.k8s.io", "llm", "-n", place)
+    kinds.until(lambda: not own_objects(kinds, place), SOON_S, "all is gone")
+    operator.idle()
+    assert operator.writes() == operator.metric("igw_operator_api_writes_total", result="ok")
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_changes_nothing(
     api_server: ApiServer, kinds: Kubectl, place: str, tmp_path: Path, how: signal.Signals

@@ -21,8 +21,9 @@ from igw_operator.render.envoy_gateway.values import Identity, Phase, Rendered
 HASH_ANNOTATION: Final = "inferencegateway.io/rendered"
 _MISSING: Final = object()
 
-# Pods are started from these: what they need must be there first.
-_LAST_OF_PHASE: Final = frozenset({"Deployment", "EndpointSlice"})
+# The order within a phase, of kinds that need others: the API server binds no role that it does not know, and Pods
+# need all the rest.
+_RANKS: Final[Mapping[str, int]] = {"RoleBinding": 1, "Deployment": 2, "EndpointSlice": 2}
 
 # In which phase an object of a kind that is not rendered any more goes.
 _PHASES: Final[Mapping[str, Phase]] = {
@@ -50,9 +51,9 @@ class Application:
         return self.resource.kind, key_of(self.manifest)
 
     @property
-    def step(self) -> tuple[int, bool]:
+    def step(self) -> tuple[int, int]:
         """Applications of one step do not depend on each other."""
-        return self.phase, self.resource.kind in _LAST_OF_PHASE
+        return self.phase, _RANKS.get(self.resource.kind, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ class Deletion:
         return self.resource.kind, self.key
 
     @property
-    def step(self) -> tuple[int, bool]:
+    def step(self) -> tuple[int, int]:
         """As for applications, the other way round."""
-        return -self.phase, self.resource.kind not in _LAST_OF_PHASE
+        return -self.phase, -_RANKS.get(self.resource.kind, 0)
 
 
 @dataclass(frozen=True, slots=True)

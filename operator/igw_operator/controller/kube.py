@@ -156,7 +156,9 @@ class Kube:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return answer if answer.get("kind") == resource.kind else None
+        # Of some kinds the answer is what was deleted, though it is gone already.
+        is_held = answer.get("kind") == resource.kind and "deletionTimestamp" in answer["metadata"]
+        return answer if is_held else None
 
     async def _write(
         self, verb: str, resource: Resource, key: Key, method: str, part: str = "", **request: Any

@@ -88,11 +88,12 @@ def test_routes_are_applied_last_and_deleted_first() -> None:
     phases = {
         "HTTPRoute": Phase.ROUTE,
         "Deployment": Phase.FOUNDATION,
+        "RoleBinding": Phase.FOUNDATION,
         "EnvoyExtensionPolicy": Phase.LISTENER_POLICY,
         "Service": Phase.FOUNDATION,
         "BackendTrafficPolicy": Phase.BACKEND_POLICY,
     }
-    order = ["Service", "Deployment", "BackendTrafficPolicy", "EnvoyExtensionPolicy", "HTTPRoute"]
+    order = ["Service", "RoleBinding", "Deployment", "BackendTrafficPolicy", "EnvoyExtensionPolicy", "HTTPRoute"]
     rendered = [Rendered(phase, manifest(kind)) for kind, phase in phases.items()]
     applied = find_changes(rendered, View(), Settled()).applications
     assert [one.resource.kind for one in applied] == order
