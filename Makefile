@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-cluster cluster cluster-down cluster-build lock clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,8 +63,11 @@ bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scra
 bench-cluster: $(STAMP) ## Times, writes, memory and CPU on a real Kubernetes cluster (about 8 minutes; needs root)
 	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.bench_cluster
 
-cluster: $(STAMP) ## A real Kubernetes cluster on this machine, to play with (needs root; see tests/cluster/README.md)
-	@PYTHONPATH=tests/cluster $(BIN)/python -m igw_cluster up
+cluster: $(STAMP) ## A real Kubernetes cluster on this machine with the chart installed, to play with (needs root)
+	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.play
+
+cluster-forward: $(STAMP) ## A URL here for SERVICE=NAMESPACE/NAME PORT=NUMBER of that cluster
+	@PYTHONPATH=tests/cluster $(BIN)/python -m igw_cluster forward $(SERVICE) $(PORT)
 
 cluster-down: $(STAMP) ## End it
 	@PYTHONPATH=tests/cluster $(BIN)/python -m igw_cluster down
