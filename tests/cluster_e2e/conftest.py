@@ -1,13 +1,26 @@
 """What the tests on the cluster share: the product, installed once, and namespaces in it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from igw_cluster import diagnostics
 from igw_testing.kube import require_built
 from igw_testing.product import Product, Space, running_product
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what the cluster was doing: it is gone when somebody reads of it."""
+    report = yield
+    given = getattr(item, "funcargs", {}).values()
+    cluster = next((one.cluster for one in given if isinstance(one, (Product, Space))), None)
+    if report.failed and cluster is not None:
+        folder = diagnostics.dump(cluster.kubectl, cluster.folder / "logs", cluster.folder / "dumps" / item.name)
+        report.sections.append(("the cluster", diagnostics.summary(folder, "*_igw-*")))
+    return report
 
 
 @pytest.fixture(scope="session")

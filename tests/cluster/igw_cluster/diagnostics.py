@@ -16,6 +16,8 @@ _VIEWS: Final = {
     "nodes.txt": ("describe", "nodes"),
 }
 _EACH_S: Final = 20.0
+_EVENTS: Final = 30
+_LINES: Final = 15
 
 
 def dump(kubectl: Kubectl, logs: Path, target: Path) -> Path:
@@ -34,6 +36,15 @@ def dump(kubectl: Kubectl, logs: Path, target: Path) -> Path:
     if logs.is_dir():
         shutil.copytree(logs, target / "components", dirs_exist_ok=True)
     return target
+
+
+def summary(folder: Path, pods: str = "*") -> str:
+    """What a dump says at a glance: Pods, the last events, and the last lines of the Pods that match."""
+    objects = (folder / "objects.txt").read_text().splitlines()
+    events = (folder / "events.txt").read_text().splitlines()[-_EVENTS:]
+    logs = sorted((folder / "pods").glob(f"{pods}.log"))
+    ends = ("\n".join((f"--- {log.stem}", *log.read_text().splitlines()[-_LINES:])) for log in logs)
+    return "\n\n".join(("\n".join(line for line in objects if " pod/" in line), "\n".join(events), *ends))
 
 
 def _answer(kubectl: Kubectl, *words: str) -> str:
