@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from igw_testing.pages import blocks, commands, of_clusters
+
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -28,17 +29,6 @@ START_TIMEOUT = 40.0
 
 def page_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-
-
-def commands(page: str) -> list[list[str]]:
-    """Every command of the page's `sh` blocks, in order, as words."""
-    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def section(page: str, heading: str) -> str:
@@ -123,12 +113,15 @@ def _ready(process: subprocess.Popen[bytes], log: Path, line: re.Pattern[str], c
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the README asks the gateway with curl")
 def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
-    """In order, with its manifests, simulated engines and other ports. Of make, only that it knows what to do."""
+    """In order, with its manifests, simulated engines and other ports. Of make, only that it knows what to do.
+
+    Those for a cluster are run by tests/cluster_e2e.
+    """
     (manifests,) = blocks(README, "yaml")
     (tmp_path / "gateway.yaml").write_text(manifests)
     with ExitStack() as servers:
         terminal = Terminal(tmp_path, servers)
-        printed = [terminal.run(words) for words in commands(README)]
+        printed = [terminal.run(words) for words in commands(README) if not of_clusters(words)]
     assert '"choices"' in printed[-1]
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from igw_testing.chat_load import chat_body
+from igw_testing.pages import commands, of_clusters
 from igw_testing.product import ROOT, Product, Space, post
 
 pytestmark = pytest.mark.timeout(240)
@@ -81,6 +82,19 @@ def test_another_policy_is_shown_by_the_pool(place: Space) -> None:
     place.apply(EXAMPLES / "policy.yaml")
     place.until(lambda: columns(place, "llama")["POLICY"] == "least-request", "the policy is in force")
     assert ask(place, 8081, "llama")[0] == 200
+
+
+def test_the_readmes_commands_install_and_expose(product: Product) -> None:
+    """From the repository's top. The chart is here already, so that Helm only says what it would install."""
+    own = product.space()
+    helm, kubectl = [words for words in commands((ROOT / "README.md").read_text()) if of_clusters(words)]
+    own.kubectl(*(str(ROOT / word) if word.startswith("examples") else word for word in kubectl[1:]))
+    asked = own.picker(GATEWAY, "llm")
+    asked.until_asked(own.chats(GATEWAY, 8081))
+    assert helm[:2] == ["helm", "install"]
+    words = (str(ROOT / word) if word.startswith("charts") else word for word in helm[2:])
+    assert "image: registry.example/inference-gateway:" in product.helm("template", *words)
+    own.remove()
 
 
 def test_deleting_the_files_removes_everything(product: Product) -> None:
