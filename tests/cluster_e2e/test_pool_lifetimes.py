@@ -26,6 +26,7 @@ aside = asyncio.to_thread
 
 FIRST = pool("first", SHARED, picker="first-picker") + "---\n" + model("llama", of="first")
 SECOND = pool("second", SHARED, picker="second-picker") + "---\n" + model("qwen", of="second")
+ANY = pool("any", SHARED, picker="any-picker", selector={"matchLabels": {"app": "second"}})
 SINGLE_POOL = pool("single", SINGLE, picker="single-picker", selector={"matchLabels": {"app": "first"}})
 # A route past the pools on their own port, to one of their engines.
 USERS_ROUTE = manifest(
@@ -143,6 +144,17 @@ async def test_the_pool_where_requests_of_a_port_land_may_go(first: Space, patie
     async with undisturbed(patient, url, "llama"):
         await aside(lambda: first.kubectl("delete", "-f", "-", stdin=SECOND))
         await aside(until_gone, first, wire.POOL_LABEL, "second")
+
+
+async def test_a_pool_that_takes_any_model_may_join_and_leave(first: Space, patient: aiohttp.ClientSession) -> None:
+    """Requests land on its route while it is there. Those for the other pool are led back, from the first one on."""
+    url = await aside(first.chats, "gw", SHARED)
+    async with undisturbed(patient, url, "llama"):
+        await aside(first.apply, ANY)
+        await aside(until_served, first, "qwen")
+        await aside(lambda: first.kubectl("delete", "-f", "-", stdin=ANY))
+        await aside(until_unknown, first, "qwen")
+        await aside(until_gone, first, wire.POOL_LABEL, "any")
 
 
 async def test_the_last_pool_of_a_port_takes_all_with_it(first: Space, patient: aiohttp.ClientSession) -> None:
