@@ -2,13 +2,16 @@
 
 Filled by `sources` with whole sets of accepted objects; read by `director` for each request. No I/O, no load: load is
 in `inflight`. A view is immutable; a new set of objects makes new views.
+
+Of a change of routes the picker hears first, and proxies act on it later. Until they do, requests still land on a route
+that is gone: for a while it leads where it led, as far as that is still there.
 """
 
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from igw_api.objects import Key, Lead, Model, Objective, Pool, RewriteRule, Target, addresses
 from igw_api.objectset import ObjectSet
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Some gateways name each match of a route apart: "httproute/NAMESPACE/NAME/rule/0/match/1/HOST".
 _MATCH = "/match/"
+# Seconds after which every proxy knows of a change. They need less than one, but for those that are very busy.
+LINGERS: Final = 30.0
 
 
 class Resolved(NamedTuple):
@@ -116,15 +121,25 @@ class RouteView:
         return view
 
 
-class Datastore:
-    """The current views by pool and by route, and who wants to know of a change."""
+class _Former(NamedTuple):
+    """A lead that is gone, as it is now; `until` by the datastore's clock."""
 
-    def __init__(self, default_policy: str) -> None:
+    lead: Lead
+    view: RouteView
+    until: float
+
+
+class Datastore:
+    """The current views by pool and by route, and who wants to know of a change. `clock`: any seconds."""
+
+    def __init__(self, default_policy: str, clock: Callable[[], float]) -> None:
         self._default_policy = default_policy
+        self._clock = clock
         self._unknown_policies: set[str] = set()
         self._views: dict[str, PoolView] = {}
         self._routes: dict[str, RouteView] = {}
-        self._led = False
+        self._leads: Mapping[str, Lead] = {}
+        self._former: dict[str, _Former] = {}
         self._listeners: list[Callable[[], None]] = []
         self.synced = False
 
@@ -141,9 +156,10 @@ class Datastore:
         """Serve exactly these objects from now on. `unseen`: the pools whose endpoints could not be asked for."""
         views = (self._view(pool, objects, pool.key in unseen) for pool in objects.pools.values())
         self._views = {view.name: view for view in views}
-        self._led = bool(objects.leads)
         self._routes = {name: RouteView((view,)) for name, view in self._views.items()}
         self._routes.update({name: self._route(lead) for name, lead in objects.leads.items()})
+        self._former = self._remembered(objects.leads)
+        self._leads = objects.leads
         self.synced = True
         for listener in self._listeners:
             listener()
@@ -154,14 +170,15 @@ class Datastore:
 
     def is_foreign(self, name: str | None) -> bool:
         """Whether a route of this name is somebody else's. Where no leads say which are ours, none is."""
-        return self._led and bool(name) and _base(name) not in self._routes
+        base = _base(name)
+        return bool(self._leads) and bool(base) and base not in self._routes and self._formerly(base) is None
 
     def route(self, name: str | None) -> RouteView:
         """Where a route leads: as its lead says, else to the pool of its name, else to the only pool.
 
         Raises NoEndpoints.
         """
-        found = self._routes.get(_base(name))
+        found = self._routes.get(_base(name)) or self._formerly(_base(name))
         if found is None and len(self._views) == 1:
             found = RouteView(tuple(self._views.values()))
         if found is not None and found.pools:
@@ -169,6 +186,21 @@ class Datastore:
         if not self._views:
             raise NoEndpoints("This gateway has no pool.")
         raise NoEndpoints(f"No pool belongs to the route `{name}`." if name else "The request names no pool.")
+
+    def _formerly(self, base: str) -> RouteView | None:
+        """Where a route led that has gone a short time ago."""
+        former = self._former.get(base)
+        return former.view if former is not None and self._clock() < former.until else None
+
+    def _remembered(self, leads: Mapping[str, Lead]) -> "dict[str, _Former]":
+        """The leads that are not among the new `leads`, for as long as they linger."""
+        now = self._clock()
+        before = {name: (one.lead, one.until) for name, one in self._former.items() if one.until > now}
+        before |= {name: (lead, now + LINGERS) for name, lead in self._leads.items()}
+        found = {
+            name: _Former(lead, self._route(lead), until) for name, (lead, until) in before.items() if name not in leads
+        }
+        return {name: one for name, one in found.items() if one.view.pools}
 
     def _route(self, lead: Lead) -> RouteView:
         """Pools that are not there (yet) are passed over: the others serve."""

@@ -41,7 +41,7 @@ class Parts:
     """All long-lived objects of one picker, wired but not started."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float], rng: random.Random) -> None:
-        self.datastore = Datastore(settings.policy)
+        self.datastore = Datastore(settings.policy, clock)
         self.index = PrefixIndex()
         self.ledgers = Ledgers(gone=self.index.forget)
         self.scraper = Scraper(self.ledgers, rng, self._in_flight)

@@ -1,12 +1,10 @@
 """Pools of one Gateway come and go: those that stay do not notice, and of those that go nothing stays.
 
-This Gateway's Envoy lets the connections of a listener that was changed live for a second only. A stream of several
-seconds is cut then, as it would be after a minute elsewhere: so no listener with streams may ever be changed.
+The Gateway is an impatient one, so that a stream is cut by any change of the listener that it came in by.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -14,8 +12,9 @@ import pytest
 from igw_api import wire
 from igw_cluster.kubectl import KubectlFailed
 from igw_testing.api_audit import Audit
-from igw_testing.chat_load import SHORT_PROMPT, chat, chat_body, load
-from igw_testing.operator_manifests import gateway, model, pool
+from igw_testing.chat_load import chat, chat_body
+from igw_testing.cluster_load import undisturbed
+from igw_testing.operator_manifests import impatient_gateway, model, pool
 from igw_testing.operator_process import OWN_KINDS
 from igw_testing.product import SYSTEM, Picker, Space, engine_pods, manifest, post, service
 
@@ -25,10 +24,9 @@ POOLS = "inferencepools.v1.inference.networking.k8s.io"
 SHARED, SINGLE = 8081, 8082
 aside = asyncio.to_thread
 
-IMPATIENT = manifest("gateway.envoyproxy.io/v1alpha1", "EnvoyProxy", "impatient", {"shutdown": {"drainTimeout": "1s"}})
-PARAMETERS = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "impatient"}}
 FIRST = pool("first", SHARED, picker="first-picker") + "---\n" + model("llama", of="first")
 SECOND = pool("second", SHARED, picker="second-picker") + "---\n" + model("qwen", of="second")
+ANY = pool("any", SHARED, picker="any-picker", selector={"matchLabels": {"app": "second"}})
 SINGLE_POOL = pool("single", SINGLE, picker="single-picker", selector={"matchLabels": {"app": "first"}})
 # A route past the pools on their own port, to one of their engines.
 USERS_ROUTE = manifest(
@@ -47,7 +45,7 @@ USERS = ("httproute/users", "service/users", "configmap/users", f"{POOLS}/first"
 def first(space: Space) -> Space:
     """A pool that has its port to itself, with a user's objects beside it."""
     engines = [engine_pods("first", 1, "--model", "llama-next", model="llama"), engine_pods("second", 1, model="qwen")]
-    space.apply(IMPATIENT, gateway(ports=(SHARED, SINGLE), infrastructure=PARAMETERS), *engines, FIRST)
+    space.apply(impatient_gateway(SHARED, SINGLE), *engines, FIRST)
     space.apply(USERS_ROUTE, service("users").replace("app: users", "app: first"))
     space.kubectl("create", "configmap", "users", "--from-literal=a=b")
     space.ready("first")
@@ -104,20 +102,6 @@ def standing(space: Space) -> dict[str, str]:
     return {**ours, **theirs, "told": str(space.get("configmap", picker(space).deployment)["data"])}
 
 
-@asynccontextmanager
-async def undisturbed(space: Space, patient: aiohttp.ClientSession, model: str = "llama") -> AsyncIterator[None]:
-    """All the while chats with a pool go on, long streams and short ones, and each is answered as a whole."""
-    url = await aside(space.chats, "gw", SHARED)
-    async with (
-        load(patient, url, SHORT_PROMPT, workers=4, streams=(True,), tokens=500, model=model) as streams,
-        load(patient, url, SHORT_PROMPT, workers=2, most=9000, model=model) as short,
-    ):
-        await short.more(10)
-        yield
-        await short.more(10)
-    assert streams.failed == [] and short.failed == []
-
-
 async def test_what_comes_and_goes_beside_a_pool_cuts_none_of_its_streams(
     first: Space, patient: aiohttp.ClientSession
 ) -> None:
@@ -126,7 +110,7 @@ async def test_what_comes_and_goes_beside_a_pool_cuts_none_of_its_streams(
     further = model("llama-next", of="first")
     url = await aside(first.chats, "gw", SHARED)
     longest = asyncio.create_task(chat(patient, url, tokens=2000, stream=True, model="llama"))
-    async with undisturbed(first, patient):
+    async with undisturbed(patient, url, "llama"):
         await aside(first.apply, SECOND)
         await aside(until_served, first, "qwen")
         await aside(first.apply, further)
@@ -148,23 +132,36 @@ async def test_what_comes_and_goes_beside_a_pool_cuts_none_of_its_streams(
 
 async def test_the_pool_where_requests_of_a_port_land_may_go(first: Space, patient: aiohttp.ClientSession) -> None:
     """They land on the other one's route from then on, and none of those that are meant for it is lost on the way."""
+    url = await aside(first.chats, "gw", SHARED)
     await aside(first.apply, SECOND)
     await aside(until_served, first, "qwen")
-    async with undisturbed(first, patient, "qwen"):
+    async with undisturbed(patient, url, "qwen"):
         await aside(lambda: first.kubectl("delete", "-f", "-", stdin=FIRST))
         await aside(until_gone, first, wire.POOL_LABEL, "first")
         await aside(until_unknown, first, "llama")
         await aside(first.apply, FIRST)
         await aside(until_served, first, "llama")
-    async with undisturbed(first, patient, "llama"):
+    async with undisturbed(patient, url, "llama"):
         await aside(lambda: first.kubectl("delete", "-f", "-", stdin=SECOND))
         await aside(until_gone, first, wire.POOL_LABEL, "second")
+
+
+async def test_a_pool_that_takes_any_model_may_join_and_leave(first: Space, patient: aiohttp.ClientSession) -> None:
+    """Requests land on its route while it is there. Those for the other pool are led back, from the first one on."""
+    url = await aside(first.chats, "gw", SHARED)
+    async with undisturbed(patient, url, "llama"):
+        await aside(first.apply, ANY)
+        await aside(until_served, first, "qwen")
+        await aside(lambda: first.kubectl("delete", "-f", "-", stdin=ANY))
+        await aside(until_unknown, first, "qwen")
+        await aside(until_gone, first, wire.POOL_LABEL, "any")
 
 
 async def test_the_last_pool_of_a_port_takes_all_with_it(first: Space, patient: aiohttp.ClientSession) -> None:
     """Picker and policies too. Envoy has nothing for the port then, and the other port does not notice."""
     before = await aside(standing, first)
-    async with undisturbed(first, patient):
+    url = await aside(first.chats, "gw", SHARED)
+    async with undisturbed(patient, url, "llama"):
         await aside(first.apply, SINGLE_POOL)
         await aside(until_served, first, "llama", SINGLE)
         kinds = {name.split("/")[0] for name in await aside(made_for, first, wire.LISTENER_LABEL, f"p{SINGLE}")}

@@ -130,7 +130,8 @@ class Picking:
     ) -> None:
         self.index = PrefixIndex()
         self.ledgers = Ledgers(gone=self.index.forget)
-        self.datastore = Datastore(default_policy)
+        self.now = 0.0  # what the datastore takes for the time
+        self.datastore = Datastore(default_policy, lambda: self.now)
         self.director = Director(self.datastore, self.ledgers, self.index, random.Random(seed))
         self.datastore.subscribe(self._changed)
         self.serve(*objects, leads=leads)

@@ -1,10 +1,13 @@
 """What a load on the test cluster shows: whether its chats were kept together or spread, seen from outside."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
-from igw_testing.chat_load import Load, engines
+import aiohttp
+
+from igw_testing.chat_load import SHORT_PROMPT, Load, engines, load
 
 WORKERS: Final = 6
 # Starting a Pod, or a proxy's next look at a picker, takes seconds.
@@ -28,3 +31,17 @@ async def until_in_load(running: Load, is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(CHANGE_S):
         while not is_so():
             await running.more(1)
+
+
+@asynccontextmanager
+async def undisturbed(session: aiohttp.ClientSession, url: str, model: str) -> AsyncIterator[None]:
+    """All the while chats go on, streams of five seconds and short ones, and each is answered as a whole."""
+    async with (
+        load(session, url, SHORT_PROMPT, workers=4, streams=(True,), tokens=500, model=model) as streams,
+        load(session, url, SHORT_PROMPT, workers=2, most=9000, model=model) as short,
+    ):
+        await short.more(10)
+        yield
+        await short.more(10)
+    failed = streams.failed + short.failed
+    assert not failed, failed

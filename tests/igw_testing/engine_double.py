@@ -1,10 +1,11 @@
 """An engine that does what a test tells it, on a real socket: it echoes, streams chunk by chunk, or refuses.
 
 For tests of the proxy, which need to hold a response open or break it at a chosen moment. Anything about load belongs
-to the simulated engines.
+to the simulated engines. `python -m igw_testing.engine_double HOST PORT` runs one until it is killed.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class EngineDouble:
 
 
 @asynccontextmanager
-async def running_engine(name: str = "one", port: int = 0) -> AsyncIterator[EngineDouble]:
+async def running_engine(name: str = "one", port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[EngineDouble]:
     """An engine for as long as the context lasts. A port is only given to bring one back at its old place."""
     engine = EngineDouble(name)
     app = web.Application(client_max_size=64 * 2**20)
@@ -72,9 +73,19 @@ async def running_engine(name: str = "one", port: int = 0) -> AsyncIterator[Engi
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(runner, host, port, reuse_address=True)
         await site.start()
         engine.port = runner.addresses[0][1]
         yield engine
     finally:
         await runner.cleanup()
+
+
+async def main(host: str, port: str) -> None:
+    """One engine, until it is killed."""
+    async with running_engine("double", int(port), host):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

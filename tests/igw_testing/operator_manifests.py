@@ -64,6 +64,17 @@ def gateway(
     )
 
 
+def impatient_gateway(*ports: int) -> str:
+    """A Gateway whose Envoy lets the connections of a listener that was changed live for a second only.
+
+    A stream of several seconds is cut then, as it would be after a minute elsewhere.
+    """
+    settings = {"shutdown": {"drainTimeout": "1s"}}
+    proxy = _text("gateway.envoyproxy.io/v1alpha1", "EnvoyProxy", "impatient", settings)
+    reference = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "impatient"}
+    return f"{proxy}---\n{gateway(ports=ports, infrastructure={'parametersRef': reference})}"
+
+
 def pool(
     name: str = "llm",
     port: int | None = 8081,

@@ -14,7 +14,7 @@ from igw_testing.builders import address, key, member, members, model, objective
 
 def serving(*objects: AnyObject) -> Datastore:
     """A datastore that serves these."""
-    made = Datastore("prefix-cache")
+    made = Datastore("prefix-cache", lambda: 0.0)
     made.replace(ObjectSet.of(objects))
     return made
 
@@ -77,7 +77,7 @@ def test_an_endpoint_of_two_pools_is_scraped_once() -> None:
 
 
 def test_a_new_set_of_objects_replaces_the_old_one_whole_and_everybody_is_told() -> None:
-    here = Datastore("prefix-cache")
+    here = Datastore("prefix-cache", lambda: 0.0)
     told: list[int] = []
     here.subscribe(lambda: told.append(len(here.endpoints())))
     assert not here.synced

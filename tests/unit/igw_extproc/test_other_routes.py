@@ -68,7 +68,7 @@ def test_without_leads_every_route_is_ours(route: str | None) -> None:
 
 
 def test_before_anything_is_known_no_route_is_anybody_elses() -> None:
-    assert not Datastore("prefix-cache").is_foreign(OTHER)
+    assert not Datastore("prefix-cache", lambda: 0.0).is_foreign(OTHER)
 
 
 # ------------------------------------------------------------------------------------------------ what is said

@@ -7,7 +7,7 @@ import pytest
 from igw_api import wire
 from igw_api.objects import AnyObject, Lead
 from igw_api.objectset import ObjectSet
-from igw_extproc.datastore import Datastore
+from igw_extproc.datastore import LINGERS, Datastore
 from igw_extproc.errors import NoEndpoints, UnknownModel
 from igw_extproc.messages import BodyMode, Part, Placement, Reply
 from igw_extproc.stream import Exchange
@@ -32,7 +32,7 @@ ANNOUNCED = {**ROUTING, wire.POOL_HEADER: "default/b"}
 
 def serving(*objects: AnyObject, **leads: Lead) -> Datastore:
     """A datastore with the pools a, b and c (c serves any model), and leads by their routes' names."""
-    made = Datastore("prefix-cache")
+    made = Datastore("prefix-cache", lambda: 0.0)
     made.replace(ObjectSet.of([pool("a"), pool("b"), pool("c"), *objects], leads))
     return made
 
@@ -92,11 +92,60 @@ def test_pools_that_are_not_there_yet_are_passed_over() -> None:
 
 
 def test_a_route_none_of_whose_pools_is_there_leads_nowhere_and_not_to_another_pool() -> None:
-    here = Datastore("prefix-cache")
+    here = Datastore("prefix-cache", lambda: 0.0)
     here.replace(ObjectSet.of([pool("a")], {"r": lead("missing")}))
     with pytest.raises(NoEndpoints, match="route `r`"):
         here.route("r")
     assert owner(here, None, "another") == "a"
+
+
+# ------------------------------------------------------------------------------------------------ routes that are gone
+
+
+def changed() -> Picking:
+    """The pool a went a moment ago, and with it the route on which requests for b landed too."""
+    here = shared()
+    here.now = 100.0
+    here.serve(pool("b"), member(2, "b"), model("n", pool="b"), leads={"b": lead("b")})
+    return here
+
+
+def test_a_route_that_is_gone_leads_for_a_while_to_what_is_left_of_its_pools() -> None:
+    """Until proxies have learnt of it; and they are told the pool, since they may still route by that."""
+    here = changed()
+    here.now = 100.0 + LINGERS - 1
+    assert not here.director.is_foreign("r/match/0/*")
+    placed = here.director.place(arrived(chat("n"), route="r/match/0/*"), 1.0).placement
+    assert (placed.destinations, placed.pool) == ((address(2),), "default/b")
+    with pytest.raises(UnknownModel):
+        here.director.place(arrived(chat("m"), route="r"), 1.0)
+
+
+def test_in_the_end_it_is_a_strangers() -> None:
+    here = changed()
+    here.now = 100.0 + LINGERS
+    assert here.director.is_foreign("r")
+
+
+def test_what_changes_meanwhile_holds_for_it_too_but_gives_it_no_more_time() -> None:
+    here = changed()
+    here.now = 120.0
+    here.serve(pool("b"), member(3, "b"), leads={"b": lead("b")})
+    assert here.director.place(arrived(chat("any"), route="r"), 1.0).placement.destinations == (address(3),)
+    here.now = 100.0 + LINGERS
+    assert here.director.is_foreign("r")
+
+
+def test_a_route_that_comes_back_leads_where_it_is_said_now() -> None:
+    here = changed()
+    here.serve(pool("b"), pool("c"), member(2, "b"), member(3, "c"), leads={"r": lead("c")})
+    assert here.director.place(arrived(chat("n"), route="r"), 1.0).placement.destinations == (address(3),)
+
+
+def test_a_route_none_of_whose_pools_is_left_is_a_strangers_at_once() -> None:
+    here = shared()
+    here.serve(pool("c"), member(3, "c"), leads={"s": lead("c")})
+    assert here.director.is_foreign("r")
 
 
 # ------------------------------------------------------------------------------------------------ the placement

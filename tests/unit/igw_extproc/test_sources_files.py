@@ -89,7 +89,7 @@ class Watched:
     """A datastore that is kept equal to some files."""
 
     def __init__(self) -> None:
-        self.datastore = Datastore("prefix-cache")
+        self.datastore = Datastore("prefix-cache", lambda: 0.0)
         self.changes = 0
         self.datastore.subscribe(self._changed)
         self.stop = asyncio.Event()

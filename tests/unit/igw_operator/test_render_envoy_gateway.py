@@ -87,6 +87,17 @@ def test_the_route_comes_after_all_that_it_builds_on() -> None:
     assert found["BackendTrafficPolicy", Key("default", "igw-llm")].phase is Phase.BACKEND_POLICY
 
 
+def test_no_request_is_without_a_route_while_another_pool_becomes_the_one_where_they_land() -> None:
+    """Who gets that is applied before who gives it up, and both are reached by the picker's header all the time."""
+    found = objects_for(gateway(80), pool("a", 80), pool("b", 80), model("m", "b"))
+    routes = {name: found["HTTPRoute", Key("default", f"igw-{name}")] for name in "ab"}
+    assert routes["a"].phase < routes["b"].phase
+    matches = {name: one.manifest["spec"]["rules"][0]["matches"] for name, one in routes.items()}
+    for name, found_matches in matches.items():
+        assert found_matches[0]["headers"] == [{"type": "Exact", "name": wire.POOL_HEADER, "value": f"default/{name}"}]
+    assert [len(matches[name]) for name in "ab"] == [2, 1] and "headers" not in matches["a"][1]
+
+
 def test_a_picker_sees_its_config_map_and_pods_of_its_pools_namespaces_and_nothing_else() -> None:
     """In whichever namespaces those are."""
     open_to_all: dict[str, Any] = {"allowedRoutes": {"namespaces": {"from": "All"}}}

@@ -2,7 +2,7 @@
 
 A pool's endpoints are always behind the first rule of its HTTPRoute, so that their cluster keeps its name whatever else
 happens on the listener. What leads there is a header that only the picker sets; for the listener's default pool
-anything does, unless it fails closed: then a second rule refuses what the picker has not placed.
+anything else does too, unless it fails closed: then a second rule refuses what the picker has not placed.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,8 @@ def pool_objects(
     if refuses(site, pool):
         yield Rendered(Phase.BACKEND_POLICY, manifest("HTTPRouteFilter", key, labels, spec=_refusal()))
     route = manifest("HTTPRoute", key, labels, spec=_route(site, pool, names))
-    yield Rendered(Phase.ROUTE, route, waits=early)
+    phase = Phase.ROUTE if site.pools[0] == pool.key else Phase.FURTHER_ROUTE
+    yield Rendered(phase, route, waits=early)
 
 
 def extension_objects(site: Site, pool: Pool, names: Names, observed: Observed) -> Iterator[Rendered]:
@@ -97,7 +98,8 @@ def _route(site: Site, pool: Pool, names: Names) -> dict[str, Any]:
         refused = {"matches": [anything], "filters": [{"type": "ExtensionRef", "extensionRef": answer}]}
         rules = [{"matches": [chosen], **backends}, refused]
     else:
-        rules = [{"matches": [anything], **backends}]
+        # The header too: while routes change, another pool's route may be first to match anything.
+        rules = [{"matches": [chosen, anything], **backends}]
     parent = {
         "group": GATEWAY_GROUP,
         "kind": "Gateway",

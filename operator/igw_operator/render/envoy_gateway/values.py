@@ -24,6 +24,7 @@ class Phase(IntEnum):
     BACKEND_POLICY = 1
     LISTENER_POLICY = 2
     ROUTE = 3
+    FURTHER_ROUTE = 4  # of pools that are not the default: one that was may give that up when another has it
 
 
 @dataclass(frozen=True, slots=True)
