@@ -94,7 +94,7 @@ def test_the_readmes_commands_install_and_expose(product: Product) -> None:
     asked.until_asked(own.chats(GATEWAY, 8081))
     assert helm[:2] == ["helm", "install"]
     words = (str(ROOT / word) if word.startswith("charts") else word for word in helm[2:])
-    assert "image: registry.example/inference-gateway:" in product.helm("template", *words, KUBERNETES)
+    assert "registry.example/inference-gateway:" in product.helm("template", *words, KUBERNETES)
     own.remove()
 
 

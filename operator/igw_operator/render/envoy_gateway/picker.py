@@ -19,6 +19,7 @@ UID = 65532
 READ = ["get", "list", "watch"]
 # Streams in flight outlive the drain of a few seconds; the rest is room for a slow node.
 GRACE_SECONDS = 30
+START_SECONDS = 60
 # A Pod counts as available when kube-proxy everywhere has had time to learn of it.
 SETTLED_SECONDS = 2
 
@@ -113,6 +114,10 @@ def _deployment(site: Site, names: Names, options: Options) -> dict[str, Any]:
     }
 
 
+def _health(service: str) -> dict[str, Any]:
+    return {"port": GRPC_PORT, "service": service}
+
+
 def _container(objects: str, options: Options) -> dict[str, Any]:
     arguments = {
         "--kubernetes": objects,
@@ -130,8 +135,10 @@ def _container(objects: str, options: Options) -> dict[str, Any]:
             {"name": GRPC_PORT_NAME, "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
-        "readinessProbe": {"grpc": {"port": GRPC_PORT, "service": "readiness"}, "periodSeconds": 1},
-        "livenessProbe": {"grpc": {"port": GRPC_PORT, "service": "liveness"}, "periodSeconds": 5, "timeoutSeconds": 3},
+        # A busy node may take long to start it; then the other two begin.
+        "startupProbe": {"grpc": _health("liveness"), "periodSeconds": 1, "failureThreshold": START_SECONDS},
+        "readinessProbe": {"grpc": _health("readiness"), "periodSeconds": 1},
+        "livenessProbe": {"grpc": _health("liveness"), "periodSeconds": 5, "timeoutSeconds": 3},
         "resources": dict(options.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
