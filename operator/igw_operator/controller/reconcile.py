@@ -110,10 +110,9 @@ class Reconciler:
         patches = await asyncio.to_thread(
             self._judge, decision, self.store.view(), self.applier.foreign(self._now()), self._now()
         )
-        if patches:
-            if not await self._may_write():
-                return TURN_PAUSE
-            await self.reporter.write(patches, self.clock())
+        if patches and not await self._may_write():
+            return TURN_PAUSE
+        await self.reporter.write(patches, self.clock())
         self._account(started)
         return max(self._due(decision) - self._now(), QUIET)
 
@@ -121,8 +120,8 @@ class Reconciler:
         """When the next pass must come, in loop time."""
         ends = self.applier.next_try(), self.patience.end(decision.observed.awaited)
         times = [self._next_audit, *(one for one in ends if one is not None)]
-        if self.reporter.again:
-            times.append(self._now() + AGAIN)
+        if self.reporter.again or self.reporter.more:
+            times.append(self._now() + (0.0 if self.reporter.more else AGAIN))
         return min(times)
 
     def _decide(self, view: View, taken: frozenset[Identity], now: float) -> Decision:

@@ -21,6 +21,8 @@ from igw_operator.render.status.values import Declared, StatusPatch
 
 AT_ONCE: Final = 8
 AGAIN: Final = 1.0
+# With hundreds of pools the pass after this one may have to lead requests past a picker that is ready by now.
+PATIENCE: Final = 2.0
 _LONGEST: Final = 1024
 
 log = logging.getLogger(__name__)
@@ -28,21 +30,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Reporter:
-    """Writes statuses. `again`: some could not be written."""
+    """Writes statuses, for at most `patience` seconds at a time. `again`: some could not be written. `more`: some were
+    left to the next pass, which knows better what to say."""
 
     kube: Kube
     store: Store
     instance: str
+    patience: float = PATIENCE
     again: bool = field(default=False, init=False)
+    more: bool = field(default=False, init=False)
 
     async def write(self, patches: tuple[StatusPatch, ...], now: float) -> None:
         """Each on its own. Nothing is raised for single objects. `now`: seconds since the epoch."""
-        self.again = False
+        self.again = self.more = False
         limit = asyncio.Semaphore(AT_ONCE)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.patience
 
         async def one_of_them(patch: StatusPatch) -> None:
             async with limit:
-                await self._write(patch, now)
+                if loop.time() < until:
+                    await self._write(patch, now)
+                else:
+                    self.more = True
 
         async with asyncio.TaskGroup() as group:
             for patch in patches:

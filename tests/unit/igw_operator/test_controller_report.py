@@ -2,8 +2,14 @@
 
 from typing import Any
 
-from igw_operator.controller.report import event_of, turned
+from kubernetes.aio.client.api_client import ApiClient
+
+from igw_api.objects import Key
+from igw_operator.controller.kube import Kube
+from igw_operator.controller.report import Reporter, event_of, turned
 from igw_operator.controller.resources import POOL
+from igw_operator.controller.store import Store
+from igw_operator.render.status.values import Declared, StatusPatch
 
 REF = {"kind": "Gateway", "name": "gw"}
 
@@ -56,3 +62,18 @@ def test_a_long_message_is_cut_to_what_the_api_takes() -> None:
     assert (event["type"], event["reason"]) == ("Warning", "Invalid")
     assert event["involvedObject"]["kind"] == "InferencePool"
     assert event["firstTimestamp"] == "1970-01-01T00:00:00Z"
+
+
+async def test_what_is_not_said_in_time_is_left_to_the_next_pass() -> None:
+    """With no time at all nothing is sent, and what is left is forgotten once there is nothing left to say."""
+    client = ApiClient()
+    store = Store(changed=lambda: None)
+    reporter = Reporter(Kube(client, lambda *_: None), store, "me", patience=0.0)
+    told = Declared(POOL.api_version, POOL.kind, Key("ns", "llm"), generation=1)
+    try:
+        await reporter.write((StatusPatch(told, {}),), 0.0)
+        assert (reporter.more, reporter.again) == (True, False)
+        await reporter.write((), 0.0)
+        assert not reporter.more
+    finally:
+        await client.close()  # type: ignore[no-untyped-call]
