@@ -5,6 +5,7 @@ of the listener that it came in by.
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from igw_testing.special_engines import PROTOCOL_HEADER, http2, sockets, two_por
 pytestmark = pytest.mark.timeout(240)
 
 OPEN, CLOSED, ALPHA1, ALPHA2, SHARED = range(8081, 8086)
+POOL = "inferencepools.v1.inference.networking.k8s.io"
 PORTS = {"v1": OPEN, "v1alpha1": ALPHA1, "v1alpha2": ALPHA2}
 USUAL = {"matchLabels": {"app": "llm"}}
 CLOSE = {"name": "closed-picker", "port": {"number": 9002}, "failureMode": "FailClose"}
@@ -167,6 +169,24 @@ async def test_a_policy_changes_while_requests_run(kinds: Space, session: aiohtt
     assert {pod["metadata"]["uid"] for pod in await aside(picker(kinds, OPEN).pods)} == before
 
 
+async def test_a_pool_is_closed_and_opened_while_requests_run(kinds: Space, session: aiohttp.ClientSession) -> None:
+    """With a picker that is no difference to anybody."""
+    url = await aside(kinds.chats, "gw", OPEN)
+    async with undisturbed(session, url, "llama"):
+        for mode, rules in (("FailClose", 2), ("FailOpen", 1)):
+            change = {"spec": {"endpointPickerRef": {"failureMode": mode}}}
+            await aside(kinds.kubectl, "patch", f"{POOL}/open", "--type=merge", "-p", json.dumps(change))
+            await aside(kinds.until, lambda rules=rules: is_programmed(kinds, "igw-open", rules), mode)
+
+
+def is_programmed(space: Space, route: str, rules: int) -> bool:
+    """Whether Envoy Gateway has accepted a route with so many rules."""
+    found = space.get("httproute", route)
+    (parent,) = found["status"]["parents"]
+    seen = {one["observedGeneration"] for one in parent["conditions"]}
+    return len(found["spec"]["rules"]) == rules and seen == {found["metadata"]["generation"]}
+
+
 async def test_a_closed_pool_refuses_what_an_open_one_serves_without_a_picker(
     kinds: Space, session: aiohttp.ClientSession
 ) -> None:
@@ -177,11 +197,11 @@ async def test_a_closed_pool_refuses_what_an_open_one_serves_without_a_picker(
     opened, closed = [await aside(kinds.chats, "gw", port) for port in (OPEN, CLOSED)]
     seen: list[Chat] = []
     async with (
-        load(session, closed, SHORT_PROMPT, workers=1, most=1, streams=(True,), model="llama", tokens=400) as stream,
+        load(session, closed, SHORT_PROMPT, workers=1, most=1, streams=(True,), model="llama", tokens=1000) as stream,
         load(session, opened, SHORT_PROMPT, workers=2, most=9000, model="llama") as running,
     ):
-        await running.more(10)
-        assert stream.answering and not stream.chats
+        await until_in_load(running, lambda: bool(stream.answering))
+        assert not stream.chats
         for port in (CLOSED, OPEN):
             await aside(picker(kinds, port).kill)
         async with asyncio.timeout(CHANGE_S):
