@@ -34,6 +34,7 @@ ROOT: Final = Path(__file__).parents[2]
 MANIFESTS: Final = ROOT / "tests" / "data" / "manifests"
 CHART: Final = ROOT / "charts" / "inference-gateway"
 SYSTEM: Final = "igw-system"
+RELEASE: Final = "igw"
 OPERATOR: Final = "igw-inference-gateway"
 IMAGE: Final = "inference-gateway"
 # A node with two cores starts a Pod of ours within a few seconds, and several at once in more.
@@ -90,6 +91,11 @@ class Product:
     cluster: Cluster
     helm: Helm
 
+    def upgrade(self, values: Mapping[str, Any]) -> None:
+        """Change the chart's values to these, and wait until its Pods are ready."""
+        place = (RELEASE, str(CHART), "--namespace", SYSTEM, "--reset-values", "--wait", "--timeout=120s")
+        self.helm("upgrade", *place, values=values)
+
     def space(self) -> "Space":
         """A namespace that is nobody else's."""
         name = f"test-{next(_NUMBERS)}"
@@ -106,7 +112,7 @@ def running_product(folder: Path, values: Mapping[str, Any] | None = None, say: 
         helm = Helm(programs["helm"], cluster.server.kubeconfig, folder / "helm")
         try:
             gateway.install(helm, builds.envoy_gateway_chart())
-            place = ("igw", str(CHART), "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=90s")
+            place = (RELEASE, str(CHART), "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=90s")
             helm("install", *place, values=dict(values or {}))
             yield Product(cluster, helm)
         except BaseException:
