@@ -194,3 +194,11 @@ def test_no_two_services_share_a_name_and_each_is_a_valid_one(sites: list[Site])
     for key in (*services, *routes):
         assert len(key.name) <= LONGEST + len("-front")
         assert "." not in key.name and key.name[-1] != "-" and key.name.startswith("igw-")
+
+
+def test_the_patch_makes_envoy_look_again_soon_at_a_picker_that_it_never_reached() -> None:
+    """In protobuf's form of a duration, which knows no milliseconds."""
+    patch = objects_for(gateway(80), pool(port=80), patched=True)["EnvoyPatchPolicy", SITE].manifest
+    (operation,) = [one["operation"] for one in patch["spec"]["jsonPatches"] if "Cluster" in one["type"]]
+    assert operation["path"].endswith("/no_traffic_interval")
+    assert operation["value"] == "0.5s"

@@ -29,6 +29,7 @@ FORWARDED = (
     wire.MODEL_REWRITE_HEADER,
 )
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 
 def listener_objects(
@@ -45,7 +46,11 @@ def listener_objects(
     waits = cannot_be_asked(site, names, observed)
     yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyExtensionPolicy", key, labels, spec=extension), waits)
     if options.patch_policies:
-        patch = {"targetRef": target, "type": "JSONPatch", "jsonPatches": [_trim(site, names)]}
+        patch = {
+            "targetRef": target,
+            "type": "JSONPatch",
+            "jsonPatches": [_trim(site, names), _look_again(site, plan, names)],
+        }
         yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyPatchPolicy", key, labels, spec=patch), waits)
 
 
@@ -107,6 +112,19 @@ def _trim(site: Site, names: Names) -> dict[str, Any]:
             "jsonPath": f"..http_filters[?(@.name=='{name}')].typed_config",
             "path": "/forward_rules",
             "value": {"allowed_headers": {"patterns": [{"exact": header} for header in FORWARDED]}},
+        },
+    }
+
+
+def _look_again(site: Site, plan: GatewayPlan, names: Names) -> dict[str, Any]:
+    """Check a picker that was never reached as often as any: Envoy's own interval for it is a minute."""
+    return {
+        "type": CLUSTER_TYPE,
+        "name": f"envoyextensionpolicy/{names.site(site)}/extproc/0",
+        "operation": {
+            "op": "add",
+            "path": "/health_checks/0/no_traffic_interval",
+            "value": f"{plan.picker.check_interval:g}s",  # as protobuf writes it, not the Gateway API
         },
     }
 
