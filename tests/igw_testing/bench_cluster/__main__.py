@@ -20,7 +20,6 @@ COUNTS = (1, 50, 300)
 def main() -> None:
     """All of it, on a cluster of its own that ends with it."""
     began = time.monotonic()
-    tell(f"load of the machine before: {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory(prefix="igw-bench-cluster-") as folder, running_product(Path(folder)) as product:
         figures = {**asyncio.run(_serving(product)), **_cpu(product), **asyncio.run(_reconciling(product))}
     tell(f"took {time.monotonic() - began:.0f} s")
@@ -29,10 +28,10 @@ def main() -> None:
 
 async def _serving(product: Product) -> dict[str, float]:
     """Pools that appear, and engines that come and go."""
-    tell("from kubectl apply to the first answers:")
+    _begin("from kubectl apply to the first answers")
     space = await asyncio.to_thread(pools.prepare, product)
     appeared = pools.spreads(await pools.measure(space))
-    tell(f"engines' Pods deleted one by one, under {endpoints.CLIENTS} requests at a time:")
+    _begin(f"engines' Pods deleted one by one, under {endpoints.CLIENTS} requests at a time")
     async with api.connected(product.cluster.server) as kube:
         url = await asyncio.to_thread(space.chats, pools.GATEWAY, pools.PORTS[0])
         moved = await endpoints.measure(kube, space, url, "first")
@@ -56,7 +55,7 @@ async def _serving(product: Product) -> dict[str, float]:
 
 def _cpu(product: Product) -> dict[str, float]:
     """The picker's CPU by way of Envoy Gateway."""
-    tell("CPU of the picker and of Envoy for the same requests:")
+    _begin("CPU of the picker and of Envoy for the same requests")
     space = cpu.prepare(product)
     found: Mapping[str, list[Cost]] = cpu.measure(product, space)
     space.remove()
@@ -65,7 +64,7 @@ def _cpu(product: Product) -> dict[str, float]:
 
 async def _reconciling(product: Product) -> dict[str, float]:
     """Many pools at once, and then nothing."""
-    tell("pools that are all applied at once:")
+    _begin("pools that are all applied at once")
     spaces = await asyncio.to_thread(many.prepare, product)
     figures: dict[str, float] = {}
     async with api.connected(product.cluster.server) as kube:
@@ -87,6 +86,11 @@ async def _reconciling(product: Product) -> dict[str, float]:
         "idle_peering_calls_per_min": idle.peering,
         "idle_watches_per_min": idle.watches,
     }
+
+
+def _begin(part: str) -> None:
+    """With how busy the machine was in the minute before: others' work makes all times longer."""
+    tell(f"{part} (load {os.getloadavg()[0]:.1f}):")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def _stubs() -> str:
         "readinessProbe": {"httpGet": {"path": "/", "port": 8000}, "periodSeconds": 1},
     }
     labels = {"app": "stub"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    # It does not listen to signals.
+    pod = {"terminationGracePeriodSeconds": 1, "containers": [container]}
+    template = {"metadata": {"labels": labels}, "spec": pod}
     spec = {"replicas": ENGINES, "selector": {"matchLabels": labels}, "template": template}
     return manifest("apps/v1", "Deployment", "stub", spec)
 

@@ -40,11 +40,14 @@ class Operators:
 
     def idle(self, within: float) -> None:
         """Wait until it has done no pass for two seconds. Raises TimeoutError."""
-        port = self._ports[self.active()]
+        name = self.active()
+        port = self._ports[name]
         deadline, last, since = time.monotonic() + within, -1.0, time.monotonic()
+        passes = last
         while time.monotonic() - since < _QUIET_S:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the operator is not idle after {within:.0f} s")
+                said = self.product.cluster.kubectl("logs", name, "-n", SYSTEM, "--tail=20")
+                raise TimeoutError(f"{name} is not idle after {within:.0f} s, {passes:.0f} passes:\n{said}")
             time.sleep(0.2)
             passes = _metric(port, "igw_operator_reconciles_total")
             if passes != last:
