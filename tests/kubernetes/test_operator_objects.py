@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from igw_api.wire import ATTACH_TO_ANNOTATION
 from igw_cluster.apiserver import ApiServer
 from igw_cluster.kubectl import Kubectl
 from igw_testing.operator_manifests import GIVEN, gateway, model, pool
@@ -111,6 +112,17 @@ def test_a_pool_comes_and_goes_without_a_refused_write(kinds: Kubectl, place: st
     kinds.until(lambda: not own_objects(kinds, place), SOON_S, "all is gone")
     operator.idle()
     assert operator.writes() == operator.metric("igw_operator_api_writes_total", result="ok")
+
+
+def test_failures_are_forgotten_with_what_they_were_for(kinds: Kubectl, place: str, operator: Operator) -> None:
+    """In a namespace that is being deleted nothing can be created; when the pool has gone as well, all is quiet."""
+    kinds.apply(gateway() + "---\n" + pool(port=None), "-n", place)
+    kinds("delete", "namespace", place, "--wait=false")
+    note = f"{ATTACH_TO_ANNOTATION}={{name: gw, port: 8081}}"
+    kinds("annotate", "inferencepools.inference.networking.k8s.io", "llm", note, "-n", place)
+    kinds.until(lambda: operator.metric("igw_operator_failing_objects") > 0, SOON_S, "writes are refused")
+    kinds("delete", "inferencepools.inference.networking.k8s.io", "llm", "-n", place)
+    assert operator.idle().metric("igw_operator_failing_objects") == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

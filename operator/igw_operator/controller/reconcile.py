@@ -103,10 +103,10 @@ class Reconciler:
             return await self._audit_again()
         self._audits = 0
         decision = await asyncio.to_thread(self._decide, self.store.view(), self.applier.foreign(started), started)
-        if decision.changes:
-            if not await self._may_write():
-                return TURN_PAUSE
-            await self.applier.carry_out(decision.changes)
+        if decision.changes and not await self._may_write():
+            return TURN_PAUSE
+        # Also when there is nothing to write: what failed before may be of no concern any more.
+        await self.applier.carry_out(decision.changes)
         patches = await asyncio.to_thread(
             self._judge, decision, self.store.view(), self.applier.foreign(self._now()), self._now()
         )
