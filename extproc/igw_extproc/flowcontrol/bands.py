@@ -1,0 +1,97 @@
+"""Which waiting request is next: the highest priority first, within it fairly, and none left to starve.
+
+Strict order alone would never serve the lower bands of a pool whose higher ones keep it full. So a request that has
+waited for `aged_after` seconds is owed a share: of the tokens served while such a one was passed over, its like get one
+in `AGED_SHARE + 1`, the oldest first. Sheddable requests (priority below zero) are owed nothing: to be refused is what
+they are for.
+
+Bands exist while somebody waits in them; priorities are declared by objects, so there are few. Every operation is
+O(bands + log tenants). Pure; used by `queue`.
+"""
+
+from typing import Final, Generic
+
+from igw_extproc.flowcontrol.fairness import FairQueue
+from igw_extproc.flowcontrol.tickets import Payload, Ticket
+
+# Tokens of higher bands for one of aged requests below: these are slowed by an eighth at most.
+AGED_SHARE: Final = 7
+
+
+class Bands(Generic[Payload]):
+    """All that may be served now. `aged_after` in seconds."""
+
+    def __init__(self, aged_after: float) -> None:
+        self.aged_after = aged_after
+        self.sheddable = 0  # how many of them wait
+        self.sheddable_bytes = 0
+        self._bands: dict[int, FairQueue[Payload]] = {}
+        self._order: list[int] = []  # highest first
+        self._passed_over = 0  # tokens served while an aged request of a lower band waited
+
+    def __len__(self) -> int:
+        return sum(map(len, self._bands.values()))
+
+    def lengths(self) -> dict[int, int]:
+        """How many wait, by priority."""
+        return {priority: len(self._bands[priority]) for priority in self._order}
+
+    def push(self, ticket: Ticket[Payload], front: bool = False) -> None:
+        """Let it wait behind its tenant's others, or before them."""
+        band = self._bands.get(ticket.priority)
+        if band is None:
+            band = self._bands[ticket.priority] = FairQueue()
+            self._order = sorted(self._bands, reverse=True)
+        band.push(ticket, front)
+        self._count(ticket, 1)
+
+    def head(self, now: float) -> Ticket[Payload] | None:
+        """The one to be served next."""
+        if not self._order:
+            return None
+        aged = self._aged(now)
+        if aged is not None and self._passed_over >= AGED_SHARE * aged.cost:
+            return aged
+        return self._bands[self._order[0]].head()
+
+    def served(self, ticket: Ticket[Payload], now: float) -> None:
+        """Remove the head and charge its tenant."""
+        aged = self._aged(now)
+        if ticket is aged:
+            self._passed_over = max(0, self._passed_over - AGED_SHARE * ticket.cost)
+        else:
+            self._passed_over = self._passed_over + ticket.cost if aged is not None else 0
+        self._bands[ticket.priority].served(ticket)
+        self._removed(ticket)
+
+    def remove(self, ticket: Ticket[Payload]) -> None:
+        """It waits no longer; nobody is charged."""
+        self._bands[ticket.priority].remove(ticket)
+        self._removed(ticket)
+
+    def last_sheddable(self) -> Ticket[Payload] | None:
+        """The first to be refused when others need the place: of the lowest sheddable band, the newest."""
+        lowest = self._order[-1] if self._order else 0
+        return self._bands[lowest].newest() if lowest < 0 else None
+
+    def _aged(self, now: float) -> Ticket[Payload] | None:
+        """Of the requests that are next in a lower band and have aged, the oldest."""
+        oldest: Ticket[Payload] | None = None
+        for priority in self._order[1:]:
+            if priority < 0:
+                break
+            head = self._bands[priority].head()
+            if head is not None and (oldest is None or head.arrived_at < oldest.arrived_at):
+                oldest = head
+        return oldest if oldest is not None and now - oldest.arrived_at >= self.aged_after else None
+
+    def _removed(self, ticket: Ticket[Payload]) -> None:
+        if not self._bands[ticket.priority]:
+            del self._bands[ticket.priority]
+            self._order.remove(ticket.priority)
+        self._count(ticket, -1)
+
+    def _count(self, ticket: Ticket[Payload], sign: int) -> None:
+        if ticket.priority < 0:
+            self.sheddable += sign
+            self.sheddable_bytes += sign * ticket.size

@@ -1,0 +1,203 @@
+"""The requests of one pool that wait in the picker: who gets in, who is next, and who has waited too long.
+
+Sans-I/O: the caller asks `offer` for a request that finds no room (or finds others waiting), and whenever there may be
+room, takes `head` and either tells that it was `dispatched` or has it `set_aside`. It calls `leave` when a client goes,
+and `expire` at the time that `due` names. What must be answered with a refusal is returned, never called back. Called
+on one event loop; `now` is an argument, in seconds of any one clock.
+
+Every ticket ends exactly once (`tickets.End`), and its bytes are counted from `offer` to that end. Who has left stays
+in no table for long, so memory is bounded by the limits, whatever clients do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Final, Generic
+
+from igw_extproc.domain import Ask
+from igw_extproc.flowcontrol.bands import Bands
+from igw_extproc.flowcontrol.drain import Drain
+from igw_extproc.flowcontrol.tickets import End, Limits, Payload, Refusal, Refused, Ticket
+
+# Of `wait_timeout`: early enough for a request that has aged to have its turn before it expires.
+AGED: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """One queue's numbers at one moment."""
+
+    waiting: Mapping[int, int]  # by priority
+    aside: int
+    bytes: int
+    ends: Mapping[str, int]  # since the beginning, by `End`
+    rate: float | None  # dispatches a second, of requests that had waited
+
+
+class FlowQueue(Generic[Payload]):
+    """A pool's queue. `payload` is the caller's own: it comes back when the ticket ends."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bands: Bands[Payload] = Bands(AGED * limits.wait_timeout)
+        self._drain = Drain()
+        self._deadlines: list[tuple[float, int, Ticket[Payload]]] = []
+        self._retries: list[tuple[float, int, Ticket[Payload]]] = []
+        self._sequence = 0
+        self._size = 0
+        self._bytes = 0
+        self._ends = dict.fromkeys((end.value for end in End), 0)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def limits(self) -> Limits:
+        """May be replaced at any time. Requests that wait keep their deadlines, and their places even above a size."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bands.aged_after = AGED * limits.wait_timeout
+
+    def offer(
+        self, payload: Payload, ask: Ask, tenant: str, size: int, now: float, capacity: bool
+    ) -> tuple[Ticket[Payload] | None, list[Refused[Payload]]]:
+        """Let a request wait that holds `size` bytes: its ticket, and what must be refused now, itself or others.
+
+        `capacity`: whether the pool has endpoints at all.
+        """
+        reason = self._why_not(ask, size)
+        if reason is not None:
+            self._ends[reason.value] += 1
+            return None, [Refused(payload, self._refusal(reason, now, capacity))]
+        shed = self._shed_for(size, now, capacity)
+        self._sequence += 1
+        expires_at = now + self._limits.wait_timeout
+        ticket = Ticket(self._sequence, ask, tenant, size, now, expires_at, payload)
+        self._bands.push(ticket)
+        heappush(self._deadlines, (expires_at, ticket.sequence, ticket))
+        self._size += 1
+        self._bytes += size
+        self._drain.begins(now)
+        return ticket, shed
+
+    def head(self, now: float) -> Ticket[Payload] | None:
+        """Whose turn it is. None: nobody's now."""
+        return self._bands.head(now)
+
+    def dispatched(self, ticket: Ticket[Payload], now: float) -> Payload:
+        """The head goes to an endpoint: its payload."""
+        self._bands.served(ticket, now)
+        self._drain.dispatched(now)
+        return self._end(ticket, End.DISPATCHED, now)
+
+    def set_aside(self, ticket: Ticket[Payload], now: float, capacity: bool) -> Refused[Payload] | None:
+        """None of the head's own candidates can take it: others go first, and it is tried again, or else refused."""
+        ticket.tries += 1
+        self._bands.remove(ticket)
+        ticket.aside = True
+        if ticket.tries > self._limits.retries:
+            return self._refuse(ticket, End.UNPLACED, now, capacity)
+        heappush(self._retries, (now + self._limits.retry_period, ticket.sequence, ticket))
+        return None
+
+    def leave(self, ticket: Ticket[Payload], now: float) -> None:
+        """The client has gone. Nothing, if the ticket had ended."""
+        if ticket.end is None:
+            self._remove(ticket)
+            self._end(ticket, End.GONE, now)
+
+    def due(self) -> float | None:
+        """When `expire` has something to do. None: nobody waits."""
+        times = [heap[0][0] for heap in (_live(self._deadlines), _live(self._retries)) if heap]
+        return min(times, default=None)
+
+    def expire(self, now: float, capacity: bool) -> list[Refused[Payload]]:
+        """Refuse who has waited too long, and let those set aside have their turn again."""
+        refused: list[Refused[Payload]] = []
+        while _live(self._deadlines) and self._deadlines[0][0] <= now:
+            ticket = self._deadlines[0][2]
+            self._remove(ticket)
+            refused.append(self._refuse(ticket, End.EXPIRED, now, capacity))
+        while _live(self._retries) and self._retries[0][0] <= now:
+            ticket = heappop(self._retries)[2]
+            ticket.aside = False
+            self._bands.push(ticket, front=True)
+        return refused
+
+    def close(self, now: float) -> list[Refused[Payload]]:
+        """The pool is gone: refuse everybody."""
+        refused: list[Refused[Payload]] = []
+        while _live(self._deadlines):
+            ticket = self._deadlines[0][2]
+            self._remove(ticket)
+            refused.append(self._refuse(ticket, End.UNPLACED, now, capacity=False))
+        return refused
+
+    def statistics(self, now: float) -> QueueStatistics:
+        """The numbers now."""
+        waiting = self._bands.lengths()
+        aside = self._size - sum(waiting.values())
+        return QueueStatistics(waiting, aside, self._bytes, dict(self._ends), self._drain.rate(now))
+
+    def _why_not(self, ask: Ask, size: int) -> End | None:
+        """Why a newcomer may not wait; None: it may, perhaps in a sheddable one's place."""
+        limits, bands = self._limits, self._bands
+        places, room = self._size, self._bytes
+        if ask.priority >= 0:
+            places, room = places - bands.sheddable, room - bands.sheddable_bytes
+        elif len(bands) > bands.sheddable:
+            return End.SHED  # behind others, whom it would only be refused for
+        return End.FULL if places >= limits.max_size or room + size > limits.max_bytes else None
+
+    def _shed_for(self, size: int, now: float, capacity: bool) -> list[Refused[Payload]]:
+        """Refuse as many sheddable ones as it takes; `_why_not` has seen that they suffice, or that none need go."""
+        shed: list[Refused[Payload]] = []
+        limits = self._limits
+        while self._size >= limits.max_size or self._bytes + size > limits.max_bytes:
+            victim = self._bands.last_sheddable()
+            assert victim is not None, "there was room but for the sheddable"
+            self._bands.remove(victim)
+            shed.append(self._refuse(victim, End.SHED, now, capacity))
+        return shed
+
+    def _remove(self, ticket: Ticket[Payload]) -> None:
+        if not ticket.aside:
+            self._bands.remove(ticket)
+
+    def _refuse(self, ticket: Ticket[Payload], reason: End, now: float, capacity: bool) -> Refused[Payload]:
+        refusal = self._refusal(reason, now, capacity)
+        return Refused(self._end(ticket, reason, now), refusal)
+
+    def _refusal(self, reason: End, now: float, capacity: bool) -> Refusal:
+        wait = self._drain.retry_after(self._size, self._limits.wait_timeout, now)
+        return Refusal(reason, capacity, wait)
+
+    def _end(self, ticket: Ticket[Payload], end: End, now: float) -> Payload:
+        """Once and for all; it is in no band any more."""
+        assert ticket.end is None and ticket.payload is not None, "a ticket ends once"
+        payload, ticket.payload, ticket.end = ticket.payload, None, end
+        self._size -= 1
+        self._bytes -= ticket.size
+        self._ends[end.value] += 1
+        if not self._size:
+            self._drain.ends(now)
+        for heap in (self._deadlines, self._retries):
+            _trim(heap, self._size)
+        return payload
+
+
+def _live(heap: list[tuple[float, int, Ticket[Payload]]]) -> list[tuple[float, int, Ticket[Payload]]]:
+    """The heap, without ended tickets at its top."""
+    while heap and heap[0][2].end is not None:
+        heappop(heap)
+    return heap
+
+
+def _trim(heap: list[tuple[float, int, Ticket[Payload]]], waiting: int) -> None:
+    """Throw ended tickets out once they are the most: O(1) for each that ends."""
+    if len(heap) > 2 * waiting + 64:
+        heap[:] = [entry for entry in heap if entry[2].end is None]
+        heapify(heap)

@@ -1,0 +1,103 @@
+"""What waits, within which limits, and how it ends. Values, and the one small object that a waiting request is.
+
+No behaviour beyond derivation: `queue` is the only one to change a ticket.
+
+What is kept of a request while it waits. Placement needs the `Ask` alone, whose prefix is a chain of hashes; the prompt
+is not kept. What else must be kept depends on who can give the body back, the proxy or only we:
+
+    body mode                         kept besides the Ask
+    one message, BUFFERED(_PARTIAL)   nothing: the proxy holds the body; the rewritten one where a name is replaced
+    STREAMED, NONE                    nothing: the headers decided, and the proxy holds back the body
+    FULL_DUPLEX_STREAMED              the whole body, which must be sent back; the rewritten one instead of it
+
+`held_bytes` counts that, and the queue's byte budget bounds the sum: with an Ask of a 400 KB prompt at about 7 KB,
+10,000 such requests take 70 MB where the proxy holds the bodies; where we do, the budget is full after some hundred
+of them, and the rest is refused. The proxy's own memory is bounded by its buffer limit times `Limits.max_size`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from igw_extproc.domain import Ask
+
+Payload = TypeVar("Payload")
+
+# Bytes of a ticket, its Ask, its places in the queue's tables, and the conversation with its stream.
+_TICKET: Final = 4096
+# Bytes of one (hash, tokens) pair of a prefix chain: a tuple and two integers.
+_LINK: Final = 120
+KIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """One pool's bounds. Times in seconds."""
+
+    max_size: int = 512
+    """Requests that wait at once; 0: none does, and whatever cannot be dispatched at once is refused."""
+    wait_timeout: float = 10.0
+    """A request that has waited so long is refused. The proxy must wait longer than this for our answer."""
+    retry_period: float = 1.0
+    """When a request whose turn it was, but which none of its own candidates could take, is tried again."""
+    retries: int = 2
+    """How often it is tried again before it is refused."""
+    max_bytes: int = 64 * KIB * KIB
+    """What waiting requests may hold in our memory together."""
+
+
+class End(StrEnum):
+    """How a request left the queue, or why it never got in: low cardinality, a metric label."""
+
+    DISPATCHED = "dispatched"
+    EXPIRED = "expired"  # waited `wait_timeout`
+    FULL = "full"  # no place for one more, or for its bytes
+    SHED = "shed"  # sheddable, and others needed the place
+    UNPLACED = "unplaced"  # none of its own candidates could take it, `retries` times over
+    GONE = "gone"  # the client left
+
+
+class Refusal(NamedTuple):
+    """What to tell a client. `capacity`: endpoints exist but are taken (429); else there is none (503)."""
+
+    reason: End
+    capacity: bool
+    retry_after: int  # whole seconds, 1 to 60
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Generic[Payload]):
+    """One waiting request. Read only, but for `queue`. `end` is set once; from then on the payload is gone."""
+
+    sequence: int
+    ask: Ask
+    tenant: str
+    size: int  # bytes held
+    arrived_at: float
+    expires_at: float
+    payload: Payload | None
+    tries: int = 0  # turns that came to nothing
+    aside: bool = False  # since the last of them, until it is tried again
+    end: End | None = None
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first; below zero is sheddable."""
+        return self.ask.priority
+
+    @property
+    def cost(self) -> int:
+        """The tokens that its tenant is charged: prompt and expected output."""
+        return self.ask.prompt_tokens + self.ask.output_tokens
+
+
+class Refused(NamedTuple, Generic[Payload]):
+    """A request that must be answered now, with what its caller gave for it."""
+
+    payload: Payload
+    refusal: Refusal
+
+
+def held_bytes(ask: Ask, body: bytes | None) -> int:
+    """What a waiting request costs in memory. `body`: the one that we must give to the proxy, if any."""
+    return _TICKET + _LINK * len(ask.prefix) + (len(body) if body is not None else 0)
