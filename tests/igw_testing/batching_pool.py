@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.room import Room
-from igw_extproc.flowcontrol.tickets import Limits
+from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.inflight import Lease, Ledgers
 from igw_extproc.scheduling.framework import Scheduler
 from igw_extproc.scheduling.policies import POLICIES
@@ -87,8 +87,8 @@ class BatchingPool:
         if not self._queued or (not len(self._queue) and self._room.has(self._ledgers, ask, self.now)):
             self._place(request, ask)
         else:
-            ticket, _ = self._queue.offer(request, ask, "", 1, self.now, capacity=True)
-            assert ticket is not None
+            waiter, _ = self._queue.offer(request, ask, "", 1, self.now, capacity=True)
+            assert waiter is not None
 
     def _dispatch(self) -> None:
         while (head := self._queue.head(self.now)) is not None and self._room.has(self._ledgers, head.ask, self.now):

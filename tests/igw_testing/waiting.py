@@ -4,7 +4,7 @@ import itertools
 
 from igw_extproc.domain import Ask
 from igw_extproc.flowcontrol.fairness import FairQueue
-from igw_extproc.flowcontrol.tickets import Ticket
+from igw_extproc.flowcontrol.waiters import Waiter
 
 _sequences = itertools.count(1)
 
@@ -14,9 +14,9 @@ def ask(cost: int = 100, priority: int = 0) -> Ask:
     return Ask("m", cost - cost // 2, cost // 2, priority=priority)
 
 
-def ticket(tenant: str = "", cost: int = 100, priority: int = 0, now: float = 0.0) -> Ticket[object]:
+def waiter(tenant: str = "", cost: int = 100, priority: int = 0, now: float = 0.0) -> Waiter[object]:
     """A request that waits since `now` and holds 1 kB."""
-    return Ticket(next(_sequences), ask(cost, priority), tenant, 1000, now, now + 10.0, object())
+    return Waiter(next(_sequences), ask(cost, priority), tenant, 1000, now, now + 10.0, object())
 
 
 class Line:
@@ -25,24 +25,24 @@ class Line:
     def __init__(self) -> None:
         self.queue: FairQueue[object] = FairQueue()
 
-    def comes(self, tenant: str, cost: int) -> Ticket[object]:
+    def comes(self, tenant: str, cost: int) -> Waiter[object]:
         """One more waits."""
-        made = ticket(tenant, cost)
+        made = waiter(tenant, cost)
         self.queue.push(made)
         return made
 
-    def leaves(self, gone: Ticket[object]) -> None:
+    def leaves(self, gone: Waiter[object]) -> None:
         """It waits no longer."""
         self.queue.remove(gone)
 
-    def served(self) -> Ticket[object] | None:
+    def served(self) -> Waiter[object] | None:
         """The next one."""
         head = self.queue.head()
         if head is not None:
             self.queue.served(head)
         return head
 
-    def all_served(self, count: int) -> list[Ticket[object]]:
+    def all_served(self, count: int) -> list[Waiter[object]]:
         """The next `count`, which must be there."""
         served = [self.served() for _ in range(count)]
         return [one for one in served if one is not None]

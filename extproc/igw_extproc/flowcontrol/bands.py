@@ -12,7 +12,7 @@ O(bands + log tenants). Pure; used by `queue`.
 from typing import Final, Generic
 
 from igw_extproc.flowcontrol.fairness import FairQueue
-from igw_extproc.flowcontrol.tickets import Payload, Ticket
+from igw_extproc.flowcontrol.waiters import Payload, Waiter
 
 # Tokens of higher bands for one of aged requests below: these are slowed by an eighth at most.
 AGED_SHARE: Final = 7
@@ -36,16 +36,16 @@ class Bands(Generic[Payload]):
         """How many wait, by priority."""
         return {priority: len(self._bands[priority]) for priority in self._order}
 
-    def push(self, ticket: Ticket[Payload], front: bool = False) -> None:
+    def push(self, waiter: Waiter[Payload], front: bool = False) -> None:
         """Let it wait behind its tenant's others, or before them."""
-        band = self._bands.get(ticket.priority)
+        band = self._bands.get(waiter.priority)
         if band is None:
-            band = self._bands[ticket.priority] = FairQueue()
+            band = self._bands[waiter.priority] = FairQueue()
             self._order = sorted(self._bands, reverse=True)
-        band.push(ticket, front)
-        self._count(ticket, 1)
+        band.push(waiter, front)
+        self._count(waiter, 1)
 
-    def head(self, now: float) -> Ticket[Payload] | None:
+    def head(self, now: float) -> Waiter[Payload] | None:
         """The one to be served next."""
         if not self._order:
             return None
@@ -54,29 +54,29 @@ class Bands(Generic[Payload]):
             return aged
         return self._bands[self._order[0]].head()
 
-    def served(self, ticket: Ticket[Payload], now: float) -> None:
+    def served(self, waiter: Waiter[Payload], now: float) -> None:
         """Remove the head and charge its tenant."""
         aged = self._aged(now)
-        if ticket is aged:
-            self._passed_over = max(0, self._passed_over - AGED_SHARE * ticket.cost)
+        if waiter is aged:
+            self._passed_over = max(0, self._passed_over - AGED_SHARE * waiter.cost)
         else:
-            self._passed_over = self._passed_over + ticket.cost if aged is not None else 0
-        self._bands[ticket.priority].served(ticket)
-        self._removed(ticket)
+            self._passed_over = self._passed_over + waiter.cost if aged is not None else 0
+        self._bands[waiter.priority].served(waiter)
+        self._removed(waiter)
 
-    def remove(self, ticket: Ticket[Payload]) -> None:
+    def remove(self, waiter: Waiter[Payload]) -> None:
         """It waits no longer; nobody is charged."""
-        self._bands[ticket.priority].remove(ticket)
-        self._removed(ticket)
+        self._bands[waiter.priority].remove(waiter)
+        self._removed(waiter)
 
-    def last_sheddable(self) -> Ticket[Payload] | None:
+    def last_sheddable(self) -> Waiter[Payload] | None:
         """The first to be refused when others need the place: of the lowest sheddable band, the newest."""
         lowest = self._order[-1] if self._order else 0
         return self._bands[lowest].newest() if lowest < 0 else None
 
-    def _aged(self, now: float) -> Ticket[Payload] | None:
+    def _aged(self, now: float) -> Waiter[Payload] | None:
         """Of the requests that are next in a lower band and have aged, the oldest."""
-        oldest: Ticket[Payload] | None = None
+        oldest: Waiter[Payload] | None = None
         for priority in self._order[1:]:
             if priority < 0:
                 break
@@ -85,13 +85,13 @@ class Bands(Generic[Payload]):
                 oldest = head
         return oldest if oldest is not None and now - oldest.arrived_at >= self.aged_after else None
 
-    def _removed(self, ticket: Ticket[Payload]) -> None:
-        if not self._bands[ticket.priority]:
-            del self._bands[ticket.priority]
-            self._order.remove(ticket.priority)
-        self._count(ticket, -1)
+    def _removed(self, waiter: Waiter[Payload]) -> None:
+        if not self._bands[waiter.priority]:
+            del self._bands[waiter.priority]
+            self._order.remove(waiter.priority)
+        self._count(waiter, -1)
 
-    def _count(self, ticket: Ticket[Payload], sign: int) -> None:
-        if ticket.priority < 0:
+    def _count(self, waiter: Waiter[Payload], sign: int) -> None:
+        if waiter.priority < 0:
             self.sheddable += sign
-            self.sheddable_bytes += sign * ticket.size
+            self.sheddable_bytes += sign * waiter.size

@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Final, Generic
 
-from igw_extproc.flowcontrol.tickets import Payload, Ticket
+from igw_extproc.flowcontrol.waiters import Payload, Waiter
 
 # Tenants that are remembered though none of their requests waits, so that leaving the queue empty for a moment is no
 # way to be served again at once. Whoever falls out gains one request.
@@ -31,14 +31,14 @@ class _Flow(Generic[Payload]):
     def __init__(self, start: float) -> None:
         self.start = start
         self.listed = False
-        self.waiting: OrderedDict[int, Ticket[Payload]] = OrderedDict()
+        self.waiting: OrderedDict[int, Waiter[Payload]] = OrderedDict()
 
 
 class FairQueue(Generic[Payload]):
     """The requests of one priority."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[int, Ticket[Payload]] = OrderedDict()  # in the order they were added
+        self._waiting: OrderedDict[int, Waiter[Payload]] = OrderedDict()  # in the order they were added
         self._flows: dict[str, _Flow[Payload]] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._heads: list[tuple[float, int, _Flow[Payload]]] = []
@@ -48,23 +48,23 @@ class FairQueue(Generic[Payload]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def push(self, ticket: Ticket[Payload], front: bool = False) -> None:
+    def push(self, waiter: Waiter[Payload], front: bool = False) -> None:
         """Let it wait behind its tenant's others, or before them."""
-        flow = self._flows.get(ticket.tenant)
+        flow = self._flows.get(waiter.tenant)
         if flow is None:
-            flow = self._flows[ticket.tenant] = _Flow(self._virtual)
+            flow = self._flows[waiter.tenant] = _Flow(self._virtual)
         if not flow.waiting:
-            self._idle.pop(ticket.tenant, None)
+            self._idle.pop(waiter.tenant, None)
             flow.start = max(flow.start, self._virtual)
             if not flow.listed:
                 flow.listed = True
                 heappush(self._heads, (flow.start, next(self._entries), flow))
-        flow.waiting[ticket.sequence] = ticket
+        flow.waiting[waiter.sequence] = waiter
         if front:
-            flow.waiting.move_to_end(ticket.sequence, last=False)
-        self._waiting[ticket.sequence] = ticket
+            flow.waiting.move_to_end(waiter.sequence, last=False)
+        self._waiting[waiter.sequence] = waiter
 
-    def head(self) -> Ticket[Payload] | None:
+    def head(self) -> Waiter[Payload] | None:
         """The one to be served next."""
         heads = self._heads
         while heads:
@@ -78,28 +78,28 @@ class FairQueue(Generic[Payload]):
                 return next(iter(flow.waiting.values()))
         return None
 
-    def newest(self) -> Ticket[Payload] | None:
+    def newest(self) -> Waiter[Payload] | None:
         """The one that was added last."""
         return next(reversed(self._waiting.values()), None)
 
-    def served(self, ticket: Ticket[Payload]) -> None:
+    def served(self, waiter: Waiter[Payload]) -> None:
         """Remove the head and charge its tenant."""
-        flow = self._flows[ticket.tenant]
+        flow = self._flows[waiter.tenant]
         self._virtual = max(self._virtual, flow.start)
-        flow.start += ticket.cost
-        self.remove(ticket)
+        flow.start += waiter.cost
+        self.remove(waiter)
 
-    def remove(self, ticket: Ticket[Payload]) -> None:
+    def remove(self, waiter: Waiter[Payload]) -> None:
         """It waits no longer, for whatever reason; its tenant is not charged."""
-        flow = self._flows[ticket.tenant]
-        del flow.waiting[ticket.sequence]
-        del self._waiting[ticket.sequence]
+        flow = self._flows[waiter.tenant]
+        del flow.waiting[waiter.sequence]
+        del self._waiting[waiter.sequence]
         if not self._waiting:
             # Nobody waits, so nobody was kept waiting by anybody: all begin anew.
             self._flows, self._heads, self._virtual = {}, [], 0.0
             self._idle.clear()
         elif not flow.waiting:
-            self._idle[ticket.tenant] = None
+            self._idle[waiter.tenant] = None
             self._forget()
 
     def _forget(self) -> None:

@@ -5,7 +5,7 @@ room, takes `head` and either tells that it was `dispatched` or has it `set_asid
 and `expire` at the time that `due` names. What must be answered with a refusal is returned, never called back. Called
 on one event loop; `now` is an argument, in seconds of any one clock.
 
-Every ticket ends exactly once (`tickets.End`), and its bytes are counted from `offer` to that end. Who has left stays
+Every waiter ends exactly once (`waiters.End`), and its bytes are counted from `offer` to that end. Who has left stays
 in no table for long, so memory is bounded by the limits, whatever clients do.
 """
 
@@ -17,7 +17,7 @@ from typing import Final, Generic
 from igw_extproc.domain import Ask
 from igw_extproc.flowcontrol.bands import Bands
 from igw_extproc.flowcontrol.drain import Drain
-from igw_extproc.flowcontrol.tickets import End, Limits, Payload, Refusal, Refused, Ticket
+from igw_extproc.flowcontrol.waiters import End, Limits, Payload, Refusal, Refused, Waiter
 
 # Of `wait_timeout`: early enough for a request that has aged to have its turn before it expires.
 AGED: Final = 0.25
@@ -35,14 +35,14 @@ class QueueStatistics:
 
 
 class FlowQueue(Generic[Payload]):
-    """A pool's queue. `payload` is the caller's own: it comes back when the ticket ends."""
+    """A pool's queue. `payload` is the caller's own: it comes back when the waiter ends."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._bands: Bands[Payload] = Bands(AGED * limits.wait_timeout)
         self._drain = Drain()
-        self._deadlines: list[tuple[float, int, Ticket[Payload]]] = []
-        self._retries: list[tuple[float, int, Ticket[Payload]]] = []
+        self._deadlines: list[tuple[float, int, Waiter[Payload]]] = []
+        self._retries: list[tuple[float, int, Waiter[Payload]]] = []
         self._sequence = 0
         self._size = 0
         self._bytes = 0
@@ -63,8 +63,8 @@ class FlowQueue(Generic[Payload]):
 
     def offer(
         self, payload: Payload, ask: Ask, tenant: str, size: int, now: float, capacity: bool
-    ) -> tuple[Ticket[Payload] | None, list[Refused[Payload]]]:
-        """Let a request wait that holds `size` bytes: its ticket, and what must be refused now, itself or others.
+    ) -> tuple[Waiter[Payload] | None, list[Refused[Payload]]]:
+        """Let a request wait that holds `size` bytes: its waiter, and what must be refused now, itself or others.
 
         `capacity`: whether the pool has endpoints at all.
         """
@@ -75,39 +75,39 @@ class FlowQueue(Generic[Payload]):
         shed = self._shed_for(size, now, capacity)
         self._sequence += 1
         expires_at = now + self._limits.wait_timeout
-        ticket = Ticket(self._sequence, ask, tenant, size, now, expires_at, payload)
-        self._bands.push(ticket)
-        heappush(self._deadlines, (expires_at, ticket.sequence, ticket))
+        waiter = Waiter(self._sequence, ask, tenant, size, now, expires_at, payload)
+        self._bands.push(waiter)
+        heappush(self._deadlines, (expires_at, waiter.sequence, waiter))
         self._size += 1
         self._bytes += size
         self._drain.begins(now)
-        return ticket, shed
+        return waiter, shed
 
-    def head(self, now: float) -> Ticket[Payload] | None:
+    def head(self, now: float) -> Waiter[Payload] | None:
         """Whose turn it is. None: nobody's now."""
         return self._bands.head(now)
 
-    def dispatched(self, ticket: Ticket[Payload], now: float) -> Payload:
+    def dispatched(self, waiter: Waiter[Payload], now: float) -> Payload:
         """The head goes to an endpoint: its payload."""
-        self._bands.served(ticket, now)
+        self._bands.served(waiter, now)
         self._drain.dispatched(now)
-        return self._end(ticket, End.DISPATCHED, now)
+        return self._end(waiter, End.DISPATCHED, now)
 
-    def set_aside(self, ticket: Ticket[Payload], now: float, capacity: bool) -> Refused[Payload] | None:
+    def set_aside(self, waiter: Waiter[Payload], now: float, capacity: bool) -> Refused[Payload] | None:
         """None of the head's own candidates can take it: others go first, and it is tried again, or else refused."""
-        ticket.tries += 1
-        self._bands.remove(ticket)
-        ticket.aside = True
-        if ticket.tries > self._limits.retries:
-            return self._refuse(ticket, End.UNPLACED, now, capacity)
-        heappush(self._retries, (now + self._limits.retry_period, ticket.sequence, ticket))
+        waiter.tries += 1
+        self._bands.remove(waiter)
+        waiter.aside = True
+        if waiter.tries > self._limits.retries:
+            return self._refuse(waiter, End.UNPLACED, now, capacity)
+        heappush(self._retries, (now + self._limits.retry_period, waiter.sequence, waiter))
         return None
 
-    def leave(self, ticket: Ticket[Payload], now: float) -> None:
-        """The client has gone. Nothing, if the ticket had ended."""
-        if ticket.end is None:
-            self._remove(ticket)
-            self._end(ticket, End.GONE, now)
+    def leave(self, waiter: Waiter[Payload], now: float) -> None:
+        """The client has gone. Nothing, if the waiter had ended."""
+        if waiter.end is None:
+            self._remove(waiter)
+            self._end(waiter, End.GONE, now)
 
     def due(self) -> float | None:
         """When `expire` has something to do. None: nobody waits."""
@@ -118,22 +118,22 @@ class FlowQueue(Generic[Payload]):
         """Refuse who has waited too long, and let those set aside have their turn again."""
         refused: list[Refused[Payload]] = []
         while _live(self._deadlines) and self._deadlines[0][0] <= now:
-            ticket = self._deadlines[0][2]
-            self._remove(ticket)
-            refused.append(self._refuse(ticket, End.EXPIRED, now, capacity))
+            waiter = self._deadlines[0][2]
+            self._remove(waiter)
+            refused.append(self._refuse(waiter, End.EXPIRED, now, capacity))
         while _live(self._retries) and self._retries[0][0] <= now:
-            ticket = heappop(self._retries)[2]
-            ticket.aside = False
-            self._bands.push(ticket, front=True)
+            waiter = heappop(self._retries)[2]
+            waiter.aside = False
+            self._bands.push(waiter, front=True)
         return refused
 
     def close(self, now: float) -> list[Refused[Payload]]:
         """The pool is gone: refuse everybody."""
         refused: list[Refused[Payload]] = []
         while _live(self._deadlines):
-            ticket = self._deadlines[0][2]
-            self._remove(ticket)
-            refused.append(self._refuse(ticket, End.UNPLACED, now, capacity=False))
+            waiter = self._deadlines[0][2]
+            self._remove(waiter)
+            refused.append(self._refuse(waiter, End.UNPLACED, now, capacity=False))
         return refused
 
     def statistics(self, now: float) -> QueueStatistics:
@@ -163,24 +163,24 @@ class FlowQueue(Generic[Payload]):
             shed.append(self._refuse(victim, End.SHED, now, capacity))
         return shed
 
-    def _remove(self, ticket: Ticket[Payload]) -> None:
-        if not ticket.aside:
-            self._bands.remove(ticket)
+    def _remove(self, waiter: Waiter[Payload]) -> None:
+        if not waiter.aside:
+            self._bands.remove(waiter)
 
-    def _refuse(self, ticket: Ticket[Payload], reason: End, now: float, capacity: bool) -> Refused[Payload]:
+    def _refuse(self, waiter: Waiter[Payload], reason: End, now: float, capacity: bool) -> Refused[Payload]:
         refusal = self._refusal(reason, now, capacity)
-        return Refused(self._end(ticket, reason, now), refusal)
+        return Refused(self._end(waiter, reason, now), refusal)
 
     def _refusal(self, reason: End, now: float, capacity: bool) -> Refusal:
         wait = self._drain.retry_after(self._size, self._limits.wait_timeout, now)
         return Refusal(reason, capacity, wait)
 
-    def _end(self, ticket: Ticket[Payload], end: End, now: float) -> Payload:
+    def _end(self, waiter: Waiter[Payload], end: End, now: float) -> Payload:
         """Once and for all; it is in no band any more."""
-        assert ticket.end is None and ticket.payload is not None, "a ticket ends once"
-        payload, ticket.payload, ticket.end = ticket.payload, None, end
+        assert waiter.end is None and waiter.payload is not None, "a waiter ends once"
+        payload, waiter.payload, waiter.end = waiter.payload, None, end
         self._size -= 1
-        self._bytes -= ticket.size
+        self._bytes -= waiter.size
         self._ends[end.value] += 1
         if not self._size:
             self._drain.ends(now)
@@ -189,15 +189,15 @@ class FlowQueue(Generic[Payload]):
         return payload
 
 
-def _live(heap: list[tuple[float, int, Ticket[Payload]]]) -> list[tuple[float, int, Ticket[Payload]]]:
-    """The heap, without ended tickets at its top."""
+def _live(heap: list[tuple[float, int, Waiter[Payload]]]) -> list[tuple[float, int, Waiter[Payload]]]:
+    """The heap, without ended waiters at its top."""
     while heap and heap[0][2].end is not None:
         heappop(heap)
     return heap
 
 
-def _trim(heap: list[tuple[float, int, Ticket[Payload]]], waiting: int) -> None:
-    """Throw ended tickets out once they are the most: O(1) for each that ends."""
+def _trim(heap: list[tuple[float, int, Waiter[Payload]]], waiting: int) -> None:
+    """Throw ended waiters out once they are the most: O(1) for each that ends."""
     if len(heap) > 2 * waiting + 64:
         heap[:] = [entry for entry in heap if entry[2].end is None]
         heapify(heap)

@@ -34,7 +34,7 @@ def test_turns_are_counted_in_tokens_not_in_requests() -> None:
         line.comes("long", 300)
     for _ in range(9):
         line.comes("short", 100)
-    served = Counter(ticket.tenant for ticket in line.all_served(8))
+    served = Counter(waiter.tenant for waiter in line.all_served(8))
     assert served == {"long": 2, "short": 6}
 
 
@@ -121,10 +121,10 @@ def test_tenants_that_wait_together_are_served_alike_but_for_one_largest_request
     largest = max(cost for sizes in costs.values() for cost in sizes)
     served = dict.fromkeys(costs, 0)
     while all(left.values()):
-        ticket = line.served()
-        assert ticket is not None
-        served[ticket.tenant] += ticket.cost
-        left[ticket.tenant] -= 1
+        waiter = line.served()
+        assert waiter is not None
+        served[waiter.tenant] += waiter.cost
+        left[waiter.tenant] -= 1
         assert max(served.values()) - min(served.values()) <= largest
 
 
@@ -146,9 +146,9 @@ def test_whatever_went_before_two_tenants_that_wait_differ_by_two_requests_at_mo
         line.comes("y", cost)
     largest = max([*costs, *(cost for _, cost, _ in before)])
     difference, lowest, highest = 0, 0, 0
-    for ticket in line.all_served(len(costs)):
+    for waiter in line.all_served(len(costs)):
         # Of each, more wait than are served here.
-        difference += {"x": ticket.cost, "y": -ticket.cost}.get(ticket.tenant, 0)
+        difference += {"x": waiter.cost, "y": -waiter.cost}.get(waiter.tenant, 0)
         lowest, highest = min(lowest, difference), max(highest, difference)
     assert highest - lowest <= 2 * largest
 
@@ -163,8 +163,8 @@ def test_every_request_that_stays_is_served_once(steps: list[tuple[str, int, int
         elif what == "leaves" and (waiting := [one for one in came if one not in left and one not in done]):
             left.append(waiting[number % len(waiting)])
             line.leaves(left[-1])
-        elif what == "served" and (ticket := line.served()) is not None:
-            done.append(ticket)
+        elif what == "served" and (waiter := line.served()) is not None:
+            done.append(waiter)
     done += line.all_served(len(line.queue))
     assert sorted(one.sequence for one in done + left) == [one.sequence for one in came]
 

@@ -1,6 +1,6 @@
 """What waits, within which limits, and how it ends. Values, and the one small object that a waiting request is.
 
-No behaviour beyond derivation: `queue` is the only one to change a ticket.
+No behaviour beyond derivation: `queue` is the only one to change a waiter.
 
 What is kept of a request while it waits. Placement needs the `Ask` alone, whose prefix is a chain of hashes; the prompt
 is not kept. What else must be kept depends on who can give the body back, the proxy or only we:
@@ -10,9 +10,10 @@ is not kept. What else must be kept depends on who can give the body back, the p
     STREAMED, NONE                    nothing: the headers decided, and the proxy holds back the body
     FULL_DUPLEX_STREAMED              the whole body, which must be sent back; the rewritten one instead of it
 
-`held_bytes` counts that, and the queue's byte budget bounds the sum: with an Ask of a 400 KB prompt at about 7 KB,
-10,000 such requests take 70 MB where the proxy holds the bodies; where we do, the budget is full after some hundred
-of them, and the rest is refused. The proxy's own memory is bounded by its buffer limit times `Limits.max_size`.
+`held_bytes` counts that, from above, and the queue's byte budget bounds the sum. A request with a prompt of 400 KB
+counts as 11 KB where the proxy holds its body: 10,000 of them are within the budget. Where we must hold it, the budget
+is full after some three hundred, and others are refused. The proxy's memory is bounded by its buffer limit times
+`Limits.max_size`.
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ from igw_extproc.domain import Ask
 
 Payload = TypeVar("Payload")
 
-# Bytes of a ticket, its Ask, its places in the queue's tables, and the conversation with its stream.
-_TICKET: Final = 4096
+# Bytes of a waiter, its Ask and its places in the queue's tables (1 KB), and of its conversation and stream.
+_WAITER: Final = 4096
 # Bytes of one (hash, tokens) pair of a prefix chain: a tuple and two integers.
 _LINK: Final = 120
-KIB: Final = 1024
+_MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Limits:
     """When a request whose turn it was, but which none of its own candidates could take, is tried again."""
     retries: int = 2
     """How often it is tried again before it is refused."""
-    max_bytes: int = 64 * KIB * KIB
+    max_bytes: int = 128 * _MIB
     """What waiting requests may hold in our memory together."""
 
 
@@ -66,7 +67,7 @@ class Refusal(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Ticket(Generic[Payload]):
+class Waiter(Generic[Payload]):
     """One waiting request. Read only, but for `queue`. `end` is set once; from then on the payload is gone."""
 
     sequence: int
@@ -100,4 +101,4 @@ class Refused(NamedTuple, Generic[Payload]):
 
 def held_bytes(ask: Ask, body: bytes | None) -> int:
     """What a waiting request costs in memory. `body`: the one that we must give to the proxy, if any."""
-    return _TICKET + _LINK * len(ask.prefix) + (len(body) if body is not None else 0)
+    return _WAITER + _LINK * len(ask.prefix) + (len(body) if body is not None else 0)
