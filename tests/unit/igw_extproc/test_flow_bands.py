@@ -108,7 +108,7 @@ def test_among_requests_that_came_at_once_a_lower_one_never_goes_first(asked: li
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=8), st.lists(st.integers(10, 100), min_size=20, max_size=20))
 def test_no_flood_of_higher_ones_keeps_a_lower_one_out(low: list[int], high: list[int]) -> None:
     """While it waits, what overtakes it is bounded by its share, but for one largest request on either side."""
-    subject = bands(*(waiter(priority=0, cost=cost) for cost in low), waiter(priority=1))
+    subject = bands(*(waiter(priority=0, cost=cost) for cost in low), waiter(priority=1, cost=10, now=1e6))
     overtook = got = turn = 0
     while got < sum(low):
         turn += 1
