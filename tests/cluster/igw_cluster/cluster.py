@@ -27,8 +27,6 @@ from igw_cluster.toolchain import Say
 _PROGRAMS: Final = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns"),
 )
-# Programs and the Debian packages that have them.
-_SYSTEM: Final = (("ip", "iproute2"), ("nft", "nftables"))
 _CONTROLLERS: Final = ("kube-controller-manager", "kube-scheduler")
 _API_PORT: Final = 6443
 _ETCD: Final = "http://127.0.0.1:2379"
@@ -84,8 +82,7 @@ def boot(folder: Path, runtime: RuntimeCommand | None, say: Say = print, *, outl
     Raises StartFailed, BuildFailed, Missing, TimeoutError, KubectlFailed; nothing runs then.
     """
     programs = builds.ensure(_PROGRAMS, say)
-    for program, package in _SYSTEM:
-        toolchain.debian(program, package, say)
+    toolchain.debian("nft", "nftables", say)  # kube-proxy runs it
     machine = private.start(outlives_us)
     try:
         starter = _Boot(machine, folder, programs, say)

