@@ -63,6 +63,7 @@ def test_while_the_first_picker_is_waited_for_the_pool_is_pending_for_it() -> No
     messages = {one["type"]: one["message"] for one in status["parents"][0]["conditions"]}
     assert words(status)["Accepted"] == ("Unknown", "Pending")
     assert messages["Accepted"] == "waiting for the first Pod of Deployment default/igw-gw-p80"
+    assert words(status)["PickerReady"] == ("Unknown", "Pending")
     assert "not taken before that" in messages["PickerReady"]
 
 

@@ -112,7 +112,8 @@ class Pools:
         status = self.facts.observed.statuses.get(("Deployment", key), {})
         if status.get("availableReplicas", 0) > 0:
             return Said("PickerReady", TRUE, "PickerReady", f"Deployment {key} is available")
-        if key in self.facts.observed.awaited:
+        awaited = key in self.facts.observed.awaited
+        if awaited:
             meanwhile = "not taken before that, or the longest wait for it is over"
         else:
             meanwhile = "refused" if pool.failure_mode is FailureMode.CLOSE else "placed in turn"
@@ -120,6 +121,8 @@ class Pools:
             f": {one.get('message')}" for one in status.get("conditions") or [] if one.get("type") == "ReplicaFailure"
         ]
         told = f"no Pod of Deployment {key} is available{''.join(why)}; requests are {meanwhile}"
+        if awaited and not why:
+            return Said("PickerReady", UNKNOWN, "Pending", told)
         return Said("PickerReady", FALSE, "EndpointPickerNotHealthy", told)
 
 
