@@ -15,7 +15,7 @@ from random import Random
 
 from igw_sim.adapters import AdapterSlots
 from igw_sim.blocks import BlockPool
-from igw_sim.model import Finished, Limits, Request, Speed, Statistics, StepResult
+from igw_sim.model import Finished, Limits, Occupancy, Request, Speed, Statistics, StepResult
 from igw_sim.sequence import Sequence
 from igw_sim.tally import Tally
 
@@ -60,6 +60,15 @@ class Engine:
     def load(self) -> int:
         """What vLLM's own data-parallel balancer compares: running requests plus four times the waiting ones."""
         return len(self._running) + 4 * len(self._waiting)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """What a benchmark reads after every step; `statistics` has all the rest and takes longer."""
+        return Occupancy(len(self._running), len(self._waiting), self._pool.used)
+
+    def holds(self, block_hashes: tuple[int, ...]) -> int:
+        """How many leading blocks of these are here to be reused."""
+        return self._pool.match(block_hashes, len(block_hashes))
 
     def submit(self, request: Request, now: float) -> None:
         """Queue a request. ValueError if it could never be served here, or its id is in use."""

@@ -5,6 +5,7 @@ Plain values only: no scheduling (`engine`), no blocks (`blocks`), no wire forma
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from igw_sim.histogram import HistogramData
 
@@ -130,6 +131,14 @@ class StepResult:
     prefill_tokens: int = 0
     decode_sequences: int = 0
     preempted: int = 0
+
+
+class Occupancy(NamedTuple):
+    """How full an engine is: requests in the batch, requests in its queue, KV blocks held by requests."""
+
+    running: int
+    waiting: int
+    kv_used_blocks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Who places requests in the offline benchmark: the seam that `offline` calls, and our own scheduler behind it.
+
+Ours are the product's parts, fed as in the product: ledgers through the scraper's sink, leases as streams end, the
+index through leases. `peers` has the others. Called by `offline` on its virtual clock.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+from igw_bench.workloads import Job, Workload, endpoints
+from igw_extproc.domain import Ask, Endpoint, EngineLoad
+from igw_extproc.inflight import Lease, Ledgers
+from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
+from igw_extproc.scheduling.filters import candidates
+from igw_extproc.scheduling.framework import Policy, Scheduler
+from igw_extproc.scheduling.prefix import PrefixIndex
+
+# What the director takes an answer to be when a request sets no bound (`director.DEFAULT_OUTPUT_TOKENS`).
+EXPECTED_OUTPUT = 256
+
+
+class Placer(Protocol):
+    """Decides, and is told what it would hear behind a proxy. Endpoints are numbers, in the fleet's order."""
+
+    def place(self, job: Job, now: float) -> Sequence[int]:
+        """The choice, which counts as taken, and where retries go. Empty: nobody can take it."""
+
+    def moved(self, job: Job, endpoint: int) -> None:
+        """The proxy retried there."""
+
+    def first_byte(self, job: Job, now: float) -> None:
+        """The answer began."""
+
+    def ended(self, job: Job, now: float, succeeded: bool) -> None:
+        """The answer is complete, or was cut."""
+
+    def scrape_started(self, endpoint: int) -> object:
+        """A metrics page is asked for. What is returned comes back with the answer."""
+
+    def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
+        """The page of `endpoint`. Returns the seconds until it is asked again."""
+
+    def unreachable(self, endpoint: int, now: float) -> float:
+        """Nobody listened. Returns the seconds until it is asked again."""
+
+
+class Ours:
+    """One policy of the product."""
+
+    def __init__(self, policy: Policy, workload: Workload, rng: Random) -> None:
+        index = PrefixIndex()
+        self._rng = rng
+        self._addresses = tuple(endpoints(workload))
+        self._number = {address: at for at, address in enumerate(self._addresses)}
+        self._ledgers = Ledgers(index.forget)
+        self._ledgers.sync([Endpoint(address) for address in self._addresses])
+        self._all = self._ledgers.select(self._addresses)
+        self._scheduler = Scheduler(policy, index)
+        self._leases: dict[int, Lease] = {}
+        self._last: dict[int, EngineLoad] = {}
+        self._backoff: dict[int, float] = {}
+
+    def place(self, job: Job, now: float) -> Sequence[int]:
+        """As `Director.place`, with the request read already."""
+        prefix = job.prefix if self._scheduler.policy.reuses_prefixes else ()
+        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, prefix)
+        decision = self._scheduler.pick(candidates(self._all), ask, now, self._rng)
+        if decision is None:
+            return ()
+        self._leases[job.number] = decision.lease
+        return [self._number[ledger.endpoint.address] for ledger in decision.order]
+
+    def moved(self, job: Job, endpoint: int) -> None:
+        """As `Flight.responded`."""
+        self._leases[job.number].moved_to(self._all[endpoint])
+
+    def first_byte(self, job: Job, now: float) -> None:
+        """As `Flight.first_byte`."""
+        self._leases[job.number].first_byte(now)
+
+    def ended(self, job: Job, now: float, succeeded: bool) -> None:
+        """As `Flight.ended`."""
+        self._leases.pop(job.number).close(now, succeeded)
+
+    def scrape_started(self, endpoint: int) -> object:
+        """The ledger's mark."""
+        return self._ledgers.scrape_started(self._addresses[endpoint])
+
+    def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
+        """Through the scraper's sink, at the scraper's pace."""
+        previous = self._last.get(endpoint)
+        self._last[endpoint] = load
+        self._backoff.pop(endpoint, None)
+        if previous is not None and is_new_process(load, previous):
+            self._ledgers.restarted(self._addresses[endpoint])
+        self._ledgers.scraped(self._addresses[endpoint], mark, load, now)
+        return next_interval(load, previous, self._all[endpoint].requests)
+
+    def unreachable(self, endpoint: int, now: float) -> float:
+        """As the scraper, which tries again soon and then less often."""
+        self._ledgers.unreachable(self._addresses[endpoint], "refused", now)
+        before = self._backoff.get(endpoint)
+        self._backoff[endpoint] = FIRST_BACKOFF if before is None else next_backoff(before)
+        return self._backoff[endpoint]

@@ -1,0 +1,224 @@
+"""The workloads of the offline benchmark: a fleet, the requests, when they come, and what happens to the engines.
+
+Pure: each workload is made from a source of randomness alone, and the same seed gives the same. Prompts are no text:
+a request carries the two pictures that a text would give, the picker's chain of hashes and the engine's block hashes,
+made up so that they are equal exactly as far as the texts would be. Called by `policies`; run by `offline`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from random import Random
+
+from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, Prefix, chain
+from igw_sim.model import Limits, Speed
+from igw_sim.presets import PRESETS, Preset
+
+# Longest prompt here, in tokens.
+_LONGEST = 16_384
+# Identities of texts are this far apart, so that no two of their blocks get the same number.
+_SPAN = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request. Lengths are in tokens; nobody but the engine may look at `output_tokens`."""
+
+    number: int
+    prompt_tokens: int
+    output_tokens: int
+    prefix: Prefix = ()
+    blocks: tuple[int, ...] = ()
+    tenant: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one engine at `at` seconds: its steps take `slowness` times as long; None: it dies.
+
+    A change of a dead engine brings it back, with an empty cache.
+    """
+
+    at: float
+    endpoint: int
+    slowness: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests for a fleet. Closed loop: `clients` send one after the other. Open loop: job i comes at `arrivals[i]`.
+
+    Only requests sent from `measured_from` on count in latencies: caches are cold before.
+    """
+
+    name: str
+    fleet: tuple[Preset, ...]
+    jobs: tuple[Job, ...]
+    clients: int = 0
+    arrivals: tuple[float, ...] = ()
+    changes: tuple[Change, ...] = ()
+    measured_from: float = 0.0
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+@cache
+def _boundaries() -> tuple[int, ...]:
+    """Where the picker hashes a prompt, in tokens: as its own function has it."""
+    return tuple(tokens for _, tokens in chain(bytes(_LONGEST * BYTES_PER_TOKEN), 0))
+
+
+def prompt_chain(shared: int, shared_tokens: int, own: int, prompt_tokens: int) -> Prefix:
+    """What `chain` finds in a prompt whose first `shared_tokens` are text number `shared`, and the rest number `own`.
+
+    The picker sees bytes, so a chain ends at the last boundary within the prompt.
+    """
+    return tuple(
+        ((shared if end <= shared_tokens else own) * _SPAN + end, end) for end in _boundaries() if end <= prompt_tokens
+    )
+
+
+def block_hashes(shared: int, shared_tokens: int, own: int, tokens: int, block_tokens: int) -> tuple[int, ...]:
+    """The engine's hashes of the full blocks of such a text, prompt and output together."""
+    common = shared_tokens // block_tokens
+    begin, end = shared * _SPAN, own * _SPAN
+    return (*range(begin, begin + common), *range(end + common, end + tokens // block_tokens))
+
+
+# ------------------------------------------------------------------------------------------------ lengths
+
+
+# Quantiles of ShareGPT's lengths in tokens, 0 and 1 included, as published for scheduling by length: Llumnix (Sun et al.,
+# OSDI 2024), table 1. Answers have no long tail: they were cut where ChatGPT stopped.
+_SHARES = (0.0, 0.5, 0.8, 0.95, 0.99, 1.0)
+_PROMPTS = (4, 74, 348, 1484, 3388, 4096)
+_ANSWERS = (4, 487, 781, 988, 1234, 1600)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Lengths shaped like those of ShareGPT, scaled to a mean of 155 prompt and 285 output tokens.
+
+    Straight lines between the published quantiles, then cut as vLLM's serving benchmark cuts the data set: nothing
+    below 4 tokens, prompts up to 1,024, both together up to 2,048. The scales give the means after the cut.
+    """
+
+    prompt_scale: float = 0.55
+    answer_scale: float = 0.57
+
+    def draw(self, rng: Random) -> tuple[int, int]:
+        """Prompt and output tokens."""
+        while True:
+            prompt = round(self.prompt_scale * _quantile(_PROMPTS, rng.random()))
+            output = round(self.answer_scale * _quantile(_ANSWERS, rng.random()))
+            if 4 <= prompt <= 1024 and output >= 4 and prompt + output <= 2048:
+                return prompt, output
+
+
+def _quantile(values: tuple[int, ...], share: float) -> float:
+    at = bisect_right(_SHARES, share) - 1
+    within = (share - _SHARES[at]) / (_SHARES[at + 1] - _SHARES[at])
+    return values[at] + within * (values[at + 1] - values[at])
+
+
+def _chat_jobs(count: int, lengths: Chat, rng: Random) -> tuple[Job, ...]:
+    """Requests that share nothing. Whatever their text, the caches never help: they carry no hashes."""
+    return tuple(Job(number, *lengths.draw(rng)) for number in range(count))
+
+
+def _poisson(count: int, rate: float, rng: Random) -> tuple[float, ...]:
+    return tuple(accumulate(rng.expovariate(rate) for _ in range(count)))
+
+
+# ------------------------------------------------------------------------------------------------ A: placement
+
+
+def decode_heavy(rng: Random, count: int = 10_000, clients: int = 160) -> Workload:
+    """A. Five engines of Llama2-7B on an A10, as in the published comparison: many answers, little KV room."""
+    return Workload("A", (PRESETS["a10-llama2-7b"],) * 5, _chat_jobs(count, Chat(), rng), clients=clients)
+
+
+# ------------------------------------------------------------------------------------------------ B: shared prefixes
+
+# 307,200 KV tokens, 18,000 prompt tokens/s and 12 ms a step: a 32B model on two H100, as far as it is published.
+_LARGE = Preset(
+    Limits(kv_blocks=19_200, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
+    Speed(18_000, decode_step_s=0.012, decode_per_seq_s=3e-5, decode_per_kv_token_s=0.02e-6),
+)
+TENANTS = 150
+_PREFIX = 6_000
+_QUESTION = 1_200
+_ANSWER = 500
+# Requests a second. At the knee, the best policies just keep up: the fleet's prefill has nothing left for misses.
+HALF = 20.0
+KNEE = 40.0
+_B_SECONDS = 120.0
+_B_COLD = 30.0
+
+
+def shared_prefixes(name: str, rate: float, hot: float, rng: Random, seconds: float = _B_SECONDS) -> Workload:
+    """B. Tenants with prompts of their own in front of each question; `hot` is the share of the first tenant."""
+    count = round(rate * seconds)
+    jobs = tuple(_tenant_job(number, hot, rng) for number in range(count))
+    return Workload(name, (_LARGE,) * 8, jobs, arrivals=_poisson(count, rate, rng), measured_from=_B_COLD)
+
+
+def _tenant_job(number: int, hot: float, rng: Random) -> Job:
+    tenant = 0 if rng.random() < hot else rng.randrange(TENANTS)
+    prompt, answer = _PREFIX + _QUESTION, max(1, round(_ANSWER * rng.lognormvariate(-0.125, 0.5)))
+    own = TENANTS + number
+    return Job(
+        number,
+        prompt,
+        answer,
+        prompt_chain(tenant, _PREFIX, own, prompt),
+        block_hashes(tenant, _PREFIX, own, prompt + answer, _LARGE.limits.block_tokens),
+        tenant,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ C: mixed fleet
+
+SLOW_AT, SLOW_UNTIL, DEAD_AT, BACK_AT = 60.0, 120.0, 150.0, 190.0
+SLOW, DEAD = 1, 3
+
+
+def mixed_fleet(rng: Random, rate: float = 7.0, seconds: float = 240.0) -> Workload:
+    """C. A's engines, one at half speed throughout; another slows down by 3 for a minute; a third dies, and returns."""
+    engine = PRESETS["a10-llama2-7b"]
+    fleet = (Preset(engine.limits, engine.speed.faster(0.5)), *(engine,) * 5)
+    changes = (
+        Change(SLOW_AT, SLOW, 3.0),
+        Change(SLOW_UNTIL, SLOW, 1.0),
+        Change(DEAD_AT, DEAD, None),
+        Change(BACK_AT, DEAD, 1.0),
+    )
+    count = round(rate * seconds)
+    return Workload("C", fleet, _chat_jobs(count, Chat(), rng), arrivals=_poisson(count, rate, rng), changes=changes)
+
+
+# ------------------------------------------------------------------------------------------------ D: decode-bound
+
+
+def decode_bound(rng: Random, count: int = 2_500, clients: int = 200) -> Workload:
+    """D. Short prompts, long answers, room for all: nothing to gain."""
+    jobs = tuple(Job(number, rng.randint(50, 150), rng.randint(400, 800)) for number in range(count))
+    return Workload("D", (PRESETS["h100-llama3-8b"],) * 5, jobs, clients=clients)
+
+
+WORKLOADS: dict[str, Callable[[Random], Workload]] = {
+    "A": decode_heavy,
+    "B-half": lambda rng: shared_prefixes("B-half", HALF, 0.0, rng),
+    "B-knee": lambda rng: shared_prefixes("B-knee", KNEE, 0.0, rng),
+    "B-hot": lambda rng: shared_prefixes("B-hot", KNEE, 0.4, rng),
+    "C": mixed_fleet,
+    "D": decode_bound,
+}
+
+
+def endpoints(workload: Workload) -> Iterator[str]:
+    """Their addresses, which nobody connects to."""
+    return (f"10.0.0.{number}:8000" for number in range(1, len(workload.fleet) + 1))
