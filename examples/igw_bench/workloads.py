@@ -5,7 +5,6 @@ a request carries the two pictures that a text would give, the picker's chain of
 made up so that they are equal exactly as far as the texts would be. Called by `policies`; run by `offline`.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -91,37 +90,27 @@ def block_hashes(shared: int, shared_tokens: int, own: int, tokens: int, block_t
 # ------------------------------------------------------------------------------------------------ lengths
 
 
-# Quantiles of ShareGPT's lengths in tokens, 0 and 1 included, as published for scheduling by length: Llumnix (Sun et al.,
-# OSDI 2024), table 1. Answers have no long tail: they were cut where ChatGPT stopped.
-_SHARES = (0.0, 0.5, 0.8, 0.95, 0.99, 1.0)
-_PROMPTS = (4, 74, 348, 1484, 3388, 4096)
-_ANSWERS = (4, 487, 781, 988, 1234, 1600)
-
-
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Lengths shaped like those of ShareGPT, scaled to a mean of 155 prompt and 285 output tokens.
+    """Lengths like those of ShareGPT: log-normal, cut as vLLM's serving benchmark cuts the data set.
 
-    Straight lines between the published quantiles, then cut as vLLM's serving benchmark cuts the data set: nothing
-    below 4 tokens, prompts up to 1,024, both together up to 2,048. The scales give the means after the cut.
+    It leaves out prompts and answers below 4 tokens, prompts above 1,024 and both together above 2,048. The medians
+    are chosen so that what remains has the published means, 155 and 285 tokens. The spreads are not published: they are
+    those at which round robin gives the published times to the first token (docs/benchmarks/policies.md).
     """
 
-    prompt_scale: float = 0.55
-    answer_scale: float = 0.57
+    prompt_median: float = 89.0
+    prompt_sigma: float = 1.3
+    output_median: float = 213.0
+    output_sigma: float = 0.8
 
     def draw(self, rng: Random) -> tuple[int, int]:
         """Prompt and output tokens."""
         while True:
-            prompt = round(self.prompt_scale * _quantile(_PROMPTS, rng.random()))
-            output = round(self.answer_scale * _quantile(_ANSWERS, rng.random()))
+            prompt = round(self.prompt_median * rng.lognormvariate(0.0, self.prompt_sigma))
+            output = round(self.output_median * rng.lognormvariate(0.0, self.output_sigma))
             if 4 <= prompt <= 1024 and output >= 4 and prompt + output <= 2048:
                 return prompt, output
-
-
-def _quantile(values: tuple[int, ...], share: float) -> float:
-    at = bisect_right(_SHARES, share) - 1
-    within = (share - _SHARES[at]) / (_SHARES[at + 1] - _SHARES[at])
-    return values[at] + within * (values[at + 1] - values[at])
 
 
 def _chat_jobs(count: int, lengths: Chat, rng: Random) -> tuple[Job, ...]:
