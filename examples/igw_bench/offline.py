@@ -6,13 +6,13 @@ Not modelled: the proxy's and the network's share of time, but for one fixed hop
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
 from typing import Any
 
-from igw_bench.placers import Placer
+from igw_bench.placers import Holds, Placer
 from igw_bench.workloads import Change, Job, Workload
 from igw_extproc.domain import EngineKind, EngineLoad
 from igw_sim.engine import Engine
@@ -26,6 +26,7 @@ PAGE_DELAY = 0.004
 AFTER_FAILURE = 0.1
 # Tries of one request: the first, and the retries that the gateway makes before the first byte.
 TRIES = 3
+_IDLE = Occupancy(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class Host:
     process: int = 0
     up: bool = True
     stepping: bool = False
-    read: Occupancy = Occupancy(0, 0, 0)
+    read: Occupancy = _IDLE
     started_at: float = 0.0
     fullest: float = 0.0
     scrape: int = 0
@@ -61,21 +62,21 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run: a record for each request, in the order of their being sent, and the most that each engine's KV held."""
+    """A run: a record for each request, in the order of their being sent, and the fullest that each engine's KV was."""
 
     workload: Workload
     records: list[Record]
     fullest: tuple[float, ...]
     most_in_flight: int
-    steps: int = field(default=0)
+    steps: int
 
 
 class Simulation:
     """One workload under one placer. `rng` is for the engines' jitter, if they have any. Use `run` once."""
 
-    def __init__(self, workload: Workload, placer: Placer, rng: Random) -> None:
+    def __init__(self, workload: Workload, placer: Callable[[Holds], Placer], rng: Random) -> None:
         self._workload = workload
-        self._placer = placer
+        self._placer = placer(self._holds)
         self._rng = rng
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
@@ -134,26 +135,27 @@ class Simulation:
             return
         record.endpoint = record.order[record.tries]
         record.tries += 1
-        if record.tries > 1:
-            self._placer.moved(record.job, record.endpoint)
         self._at(self._now + HOP, self._reach, record)
 
     def _reach(self, record: Record) -> None:
         host, job = self._hosts[record.endpoint], record.job
         if not host.up:
-            self._refused(record, host)
+            self._try(record)
             return
+        if record.tries > 1:
+            self._answered_elsewhere(record)
         name = str(job.number)
         self._flying[name] = record
         host.engine.submit(Request(name, job.prompt_tokens, job.output_tokens, job.blocks), self._now)
         if not host.stepping:
             self._step(host)
 
-    def _refused(self, record: Record, host: Host) -> None:
-        """As the picker does with an endpoint that did not answer: look at once, while the proxy goes on."""
-        host.scrape += 1
-        self._scrape(host, host.scrape)
-        self._try(record)
+    def _answered_elsewhere(self, record: Record) -> None:
+        """The response's headers tell who serves it; the picker then looks at once at the one that it had chosen."""
+        self._placer.moved(record.job, record.endpoint)
+        chosen = self._hosts[record.order[0]]
+        chosen.scrape += 1
+        self._scrape(chosen, chosen.scrape)
 
     def _end(self, record: Record, failed: bool) -> None:
         record.ended_at, record.failed = self._now, failed
@@ -169,6 +171,9 @@ class Simulation:
     def _new_engine(self, number: int) -> Engine:
         preset = self._workload.fleet[number]
         return Engine(preset.limits, preset.speed, self._rng)
+
+    def _holds(self, endpoint: int, blocks: tuple[int, ...]) -> int:
+        return self._hosts[endpoint].engine.holds(blocks)
 
     def _step(self, host: Host) -> None:
         host.stepping = host.engine.busy
@@ -204,7 +209,7 @@ class Simulation:
             return
         if not host.up:
             host.engine, host.up = self._new_engine(host.number), True
-            host.read, host.started_at = host.engine.occupancy, self._now
+            host.read, host.started_at = _IDLE, self._now
         host.engine.speed = self._workload.fleet[host.number].speed.faster(1.0 / change.slowness)
 
     def _die(self, host: Host) -> None:
@@ -214,7 +219,7 @@ class Simulation:
         for name in [name for name, record in self._flying.items() if record.endpoint == host.number]:
             record = self._flying.pop(name)
             if record.first_at < 0.0:
-                self._refused(record, host)
+                self._try(record)
             else:
                 self._end(record, failed=True)
 

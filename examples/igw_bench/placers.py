@@ -4,7 +4,7 @@ Ours are the product's parts, fed as in the product: ledgers through the scraper
 index through leases. `peers` has the others. Called by `offline` on its virtual clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
@@ -18,6 +18,10 @@ from igw_extproc.scheduling.prefix import PrefixIndex
 
 # What the director takes an answer to be when a request sets no bound (`director.DEFAULT_OUTPUT_TOKENS`).
 EXPECTED_OUTPUT = 256
+
+
+# How many leading blocks of these an engine's cache holds now: what a router learns that listens to cache events.
+Holds = Callable[[int, tuple[int, ...]], int]
 
 
 class Placer(Protocol):

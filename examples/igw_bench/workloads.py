@@ -142,8 +142,8 @@ _PREFIX = 6_000
 _QUESTION = 1_200
 _ANSWER = 500
 # Requests a second. At the knee, the best policies just keep up: the fleet's prefill has nothing left for misses.
-HALF = 20.0
-KNEE = 40.0
+HALF = 18.0
+KNEE = 36.0
 _B_SECONDS = 120.0
 _B_COLD = 30.0
 

@@ -20,9 +20,9 @@ class Preset:
 
 PRESETS = {
     # 24 GB and 600 GB/s: 13.5 GB of weights, 0.5 MB for each KV token, about 14,000 of them; 30 ms for one token.
-    # As under vLLM 0.3: it sampled, detokenized and streamed in one thread between two steps, which by vLLM's account of
-    # its 0.5 (the notes on 0.6.0) took more of the time than the GPU. 0.25 ms a sequence gives the published duration of
-    # workload A in docs/benchmarks/policies.md.
+    # The time per sequence is that of vLLM 0.3, which scheduled, sampled, detokenized and streamed between two steps;
+    # in vLLM's own profile of 0.5, on a faster GPU, that took longer than the GPU worked (its notes on 0.6.0).
+    # 0.25 ms also gives the published duration of workload A (docs/benchmarks/policies.md).
     "a10-llama2-7b": Preset(
         Limits(kv_blocks=875, max_sequences=256, max_batched_tokens=2048, max_model_tokens=4096),
         Speed(3500, decode_step_s=0.0285, decode_per_seq_s=2.5e-4, decode_per_kv_token_s=0.9e-6, adapter_load_s=0.1),
