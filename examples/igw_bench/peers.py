@@ -45,19 +45,19 @@ Rule = Callable[[Sequence[Seen], Sequence[int], Job, int], list[float]]
 def reference_picker(seen: Sequence[Seen], matched: Sequence[int], job: Job, block: int) -> list[float]:
     """The llm-d inference scheduler's default profile: queue 2, free KV 2, prefix 3, on a page 50 ms old at most.
 
-    Fewest waiting is worth 1 and most 0; free KV is its share; the prefix is the share of the prompt's first 256
-    blocks.
+    Fewest waiting is worth 1 and most 0; free KV is its share; the prefix is the share of the prompt's first 4,096
+    tokens: 256 blocks of 16.
     """
     longest, shortest = max(one.waiting for one in seen), min(one.waiting for one in seen)
     spread = longest - shortest
-    blocks = min(-(-job.prompt_tokens // block), _REFERENCE_BLOCKS)
+    blocks = -(-min(job.prompt_tokens, _REFERENCE_TOKENS) // block)
     return [
         -2.0 * ((longest - one.waiting) / spread if spread else 1.0) - 2.0 * (1.0 - one.kv_usage) - 3.0 * hit / blocks
         for one, hit in zip(seen, matched, strict=True)
     ]
 
 
-_REFERENCE_BLOCKS = 256
+_REFERENCE_TOKENS = 4_096
 
 
 def sglang(seen: Sequence[Seen], matched: Sequence[int], job: Job, block: int) -> list[float]:
@@ -113,24 +113,24 @@ def aibrix(seen: Sequence[Seen], matched: Sequence[int], job: Job, block: int) -
 class Peer:
     """A rule and what its router keeps.
 
-    `table_blocks`: how many blocks sent to one endpoint it remembers; None: it is told by events, and counts the blocks
-    of its active requests. `most_blocks`: how far into a prompt it looks.
+    `table_tokens`: how much of what it sent to one endpoint it remembers; None: it is told by events, and counts the
+    blocks of its active requests. `most_tokens`: how far into a prompt it looks.
     """
 
     rule: Rule
     scrape_s: float = _SELDOM
-    table_blocks: Callable[[Workload], int] | None = None
-    most_blocks: int = 1 << 30
+    table_tokens: Callable[[Workload], int] | None = None
+    most_tokens: int = 1 << 30
 
 
 PEERS = {
     # Its table is as large as the engine's cache.
-    "reference": Peer(reference_picker, 0.05, lambda load: load.fleet[0].limits.kv_blocks, _REFERENCE_BLOCKS),
+    "reference": Peer(reference_picker, 0.05, lambda load: load.fleet[0].limits.kv_tokens, _REFERENCE_TOKENS),
     # 2^26 characters: more than any run here sends.
-    "sglang": Peer(sglang, table_blocks=lambda load: 1 << 20),
+    "sglang": Peer(sglang, table_tokens=lambda load: 1 << 24),
     "dynamo": Peer(dynamo),
-    # 200,000 blocks in all. With its own blocks of four bytes that would be 150 tenants' first 1,300 tokens.
-    "aibrix": Peer(aibrix, table_blocks=lambda load: 200_000 // len(load.fleet)),
+    # 200,000 blocks in all, taken as 16 tokens each. At its default of four bytes they would hold less than one engine.
+    "aibrix": Peer(aibrix, table_tokens=lambda load: 200_000 * 16 // len(load.fleet)),
 }
 
 
@@ -198,46 +198,47 @@ class _Flight:
 
 
 class Theirs:
-    """A `Placer` by one of these rules."""
+    """A `Placer` by one of these rules. `seen`: every endpoint, in order."""
 
     def __init__(self, peer: Peer, workload: Workload, rng: Random, holds: Holds) -> None:
         self._peer = peer
         self._rng = rng
         self._holds = holds
         self._block = workload.fleet[0].limits.block_tokens
-        self._seen = [Seen() for _ in workload.fleet]
-        capacity = peer.table_blocks(workload) if peer.table_blocks is not None else 0
-        self._table = Table(len(workload.fleet), capacity)
+        self.seen = [Seen() for _ in workload.fleet]
+        capacity = peer.table_tokens(workload) if peer.table_tokens is not None else 0
+        self._table = Table(len(workload.fleet), capacity // self._block)
+        self._most_blocks = peer.most_tokens // self._block
         self._flights: dict[int, _Flight] = {}
 
     def place(self, job: Job, now: float) -> Sequence[int]:
         """Cost, choose, count."""
-        among = [at for at, one in enumerate(self._seen) if one.available]
+        among = [at for at, one in enumerate(self.seen) if one.available]
         if not among:
             return ()
         blocks = job.blocks[: job.prompt_tokens // self._block]
         matched = self._match(blocks)
-        costs = self._peer.rule([self._seen[at] for at in among], [matched[at] for at in among], job, self._block)
+        costs = self._peer.rule([self.seen[at] for at in among], [matched[at] for at in among], job, self._block)
         ranked = sorted((cost, self._rng.random(), at) for cost, at in zip(costs, among, strict=True))
         self._count(job, blocks, ranked[0][2], matched)
         return [at for _, _, at in ranked[:3]]
 
     def _match(self, blocks: tuple[int, ...]) -> list[int]:
-        if self._peer.table_blocks is None:
-            return [self._holds(at, blocks) for at in range(len(self._seen))]
-        return self._table.match(blocks[: self._peer.most_blocks])
+        if self._peer.table_tokens is None:
+            return [self._holds(at, blocks) for at in range(len(self.seen))]
+        return self._table.match(blocks[: self._most_blocks])
 
     def _count(self, job: Job, blocks: tuple[int, ...], endpoint: int, matched: Sequence[int]) -> None:
         uncached = max(0, job.prompt_tokens - matched[endpoint] * self._block)
         unshared = job.prompt_tokens // self._block - len(blocks)
-        if self._peer.table_blocks is not None:
-            self._table.add(endpoint, blocks[: self._peer.most_blocks])
+        if self._peer.table_tokens is not None:
+            self._table.add(endpoint, blocks[: self._most_blocks])
             blocks = ()
         flight = self._flights[job.number] = _Flight(endpoint, uncached, blocks, unshared)
         self._enter(flight)
 
     def _enter(self, flight: _Flight) -> None:
-        seen = self._seen[flight.endpoint]
+        seen = self.seen[flight.endpoint]
         seen.requests += 1
         seen.prefill_tokens += flight.uncached
         seen.unshared += flight.unshared
@@ -245,7 +246,7 @@ class Theirs:
 
     def _leave(self, flight: _Flight) -> None:
         self._answer(flight)
-        seen = self._seen[flight.endpoint]
+        seen = self.seen[flight.endpoint]
         seen.requests -= 1
         seen.unshared -= flight.unshared
         for name in flight.blocks:
@@ -256,7 +257,7 @@ class Theirs:
 
     def _answer(self, flight: _Flight) -> None:
         if not flight.answered:
-            self._seen[flight.endpoint].prefill_tokens -= flight.uncached
+            self.seen[flight.endpoint].prefill_tokens -= flight.uncached
         flight.answered = True
 
     def moved(self, job: Job, endpoint: int) -> None:
@@ -280,12 +281,12 @@ class Theirs:
 
     def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
         """The page replaces the one before."""
-        seen = self._seen[endpoint]
+        seen = self.seen[endpoint]
         seen.available, seen.waiting, seen.kv_usage = True, load.waiting, load.kv_usage or 0.0
         return self._peer.scrape_s
 
     def unreachable(self, endpoint: int, now: float) -> float:
         """Not a candidate until it answers; its cache is lost."""
-        self._seen[endpoint].available = False
+        self.seen[endpoint].available = False
         self._table.forget(endpoint)
         return _RETRY_UNREACHABLE

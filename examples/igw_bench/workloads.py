@@ -132,9 +132,10 @@ def decode_heavy(rng: Random, count: int = 10_000, clients: int = 160) -> Worklo
 
 # ------------------------------------------------------------------------------------------------ B: shared prefixes
 
-# 307,200 KV tokens, 18,000 prompt tokens/s and 12 ms a step: a 32B model on two H100, as far as it is published.
+# 307,200 KV tokens, 18,000 prompt tokens/s and 12 ms a step: a 32B model on two H100, as far as it is published. Blocks
+# of 64 tokens instead of 16 leave the same room, lose less than a block of a prefix, and simulate twice as fast.
 _LARGE = Preset(
-    Limits(kv_blocks=19_200, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
+    Limits(kv_blocks=4_800, block_tokens=64, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
     Speed(18_000, decode_step_s=0.012, decode_per_seq_s=3e-5, decode_per_kv_token_s=0.02e-6),
 )
 TENANTS = 150

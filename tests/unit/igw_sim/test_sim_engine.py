@@ -264,3 +264,22 @@ def test_an_id_in_use_is_refused() -> None:
 def test_a_token_budget_below_the_batch_size_is_refused() -> None:
     with pytest.raises(ValueError, match="max_batched_tokens"):
         Limits(kv_blocks=10, max_sequences=8, max_batched_tokens=4)
+
+
+def test_occupancy_says_in_short_what_the_statistics_say() -> None:
+    subject = engine(max_sequences=2)
+    for name in "abc":
+        subject.submit(request(name), 0.0)
+    subject.step(0.0)
+    known = subject.statistics()
+    assert subject.occupancy == (known.running, known.waiting, known.kv_used_blocks) == (2, 1, 4)
+
+
+def test_an_engine_tells_how_much_of_a_prompt_its_cache_holds() -> None:
+    """From the first block on, up to the first that it lacks; a look changes nothing."""
+    subject, first = engine(), request("one", family="same")
+    assert subject.holds(first.block_hashes) == 0
+    subject.submit(first, 0.0)
+    run(subject)
+    assert subject.holds(first.block_hashes) == len(first.block_hashes) - 1
+    assert subject.holds((7, *first.block_hashes)) == 0
