@@ -60,7 +60,7 @@ golden: $(STAMP) ## Rewrite the golden files
 bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scrapes (under 3 minutes)
 	@$(BIN)/python -m igw_bench.picker
 
-bench-policies: $(STAMP) ## Every placement policy on simulated engines and a virtual clock (under 5 minutes)
+bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtual clock (under 5 minutes)
 	@$(BIN)/python -m igw_bench.policies
 
 bench-cluster: $(STAMP) ## Times, writes, memory and CPU on a real Kubernetes cluster (about 8 minutes; needs root)

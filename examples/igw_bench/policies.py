@@ -1,4 +1,4 @@
-"""`make bench-policies`: every policy and the rules of other routers, on every workload, without a socket.
+"""`make bench-policies`: placement policies and the rules of other routers, on every workload, without a socket.
 
 Three seeds of each, on as many processes as there are cores; under five minutes. Prints a line for each run, a table,
 what happened to the slowed and the dead endpoint, and last one line of JSON: for each workload and policy the ratios
