@@ -19,6 +19,7 @@ SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
 OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
 MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
 MODEL_HEADER: Final = "x-gateway-model-name"
+FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
 
 # Picker -> client.
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from igw_api.objects import Key, Lead, Model, Objective, Pool, RewriteRule, Target, addresses
+from igw_api.objects import FailureMode, Key, Lead, Model, Objective, Pool, RewriteRule, Target, addresses
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_extproc.domain import Endpoint
@@ -52,6 +52,11 @@ class PoolView:
     def name(self) -> str:
         """ "namespace/name", which is also the name of the pool's route."""
         return str(self.pool.key)
+
+    @property
+    def opens_unseen(self) -> bool:
+        """Whether the proxy shall choose, since nobody could tell us of the pool's endpoints."""
+        return self.unseen and self.pool.failure_mode is FailureMode.OPEN
 
     @property
     def only_model(self) -> str | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from igw_api import wire
-from igw_api.objects import FailureMode
 from igw_extproc import openai
 from igw_extproc.datastore import Datastore, PoolView, Resolved
 from igw_extproc.domain import Ask
@@ -118,6 +117,19 @@ class _Serving:
     scheduler: Scheduler
 
 
+class Wish(NamedTuple):
+    """A request that has been read: all that its placement needs, now or later. The prompt itself is not in it."""
+
+    serving: _Serving
+    subset: tuple[str, ...] | None
+    allowed: list[Ledger]
+    ask: Ask
+    model: str  # for telemetry
+    body: bytes | None  # only if it must change
+    names: tuple[str, str] | None
+    announced: str | None
+
+
 class Director:
     """Places requests. `flights` holds the open ones by lease id."""
 
@@ -150,6 +162,13 @@ class Director:
 
     def place(self, request: Arrived, now: float) -> Placed:
         """Decide where `request` goes and reserve its share there. Raises RoutingError and Unseen."""
+        wish = self.read(request)
+        if wish.ask.priority < 0 and wish.allowed and saturation(wish.allowed) >= 1.0:
+            raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
+        return self.fulfil(wish, now)
+
+    def read(self, request: Arrived) -> Wish:
+        """What `request` asks for, and who may serve it now. Raises RoutingError."""
         header = _Headers(request)
         route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
@@ -158,22 +177,41 @@ class Director:
         asked = _model_name(reading, header, view, request.complete)
         resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
         allowed = candidates(serving.ledgers, _named(request.subset, serving.ledgers))
-        if resolved.priority < 0 and allowed and saturation(allowed) >= 1.0:
-            raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
-        # Nothing may fail after the pick: what it reserves is given back by the flight alone.
         body = _rewritten(reading, asked, resolved.target)
-        adapter = _adapter(resolved, allowed)
-        ask = _ask(reading, resolved, adapter, serving.scheduler, len(request.body))
-        decision = serving.scheduler.pick(allowed, ask, now, self._rng)
+        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body))
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
-        pool = view.name if route.announce else None
+        return Wish(serving, request.subset, allowed, ask, model, body, names, view.name if route.announce else None)
+
+    def fulfil(self, wish: Wish, now: float) -> Placed:
+        """Pick among those allowed and reserve the request's share there. Raises NoEndpoints and Unseen."""
+        # Nothing may fail after the pick: what it reserves is given back by the flight alone.
+        decision = wish.serving.scheduler.pick(wish.allowed, wish.ask, now, self._rng)
+        view = wish.serving.view
         if decision is None:
-            raise _why_none(view, request.subset, Placement((), "", body, names, pool), model)
-        flight = self._fly(view, model, decision, now)
+            instead = Placement((), "", wish.body, wish.names, wish.announced)
+            raise _why_none(view, wish.subset, instead, wish.model)
+        flight = self._fly(view, wish.model, decision, now)
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
-        return Placed(Placement(destinations, flight.lease_id, body, names, pool), flight)
+        return Placed(Placement(destinations, flight.lease_id, wish.body, wish.names, wish.announced), flight)
+
+    def renewed(self, wish: Wish) -> Wish:
+        """The same request, with who may serve it now. Raises NoEndpoints where its pool is gone."""
+        serving = self._serving.get(wish.serving.view.name)
+        if serving is None:
+            raise NoEndpoints("The pool of this request is gone.")
+        allowed = candidates(serving.ledgers, _named(wish.subset, serving.ledgers))
+        return wish._replace(serving=serving, allowed=allowed)
+
+    def serves(self, pool: str) -> bool:
+        """Whether there is a pool of this name."""
+        return pool in self._serving
+
+    def open_to(self, pool: str) -> list[Ledger]:
+        """Who may be chosen in that pool now, without any subset. None, if there is no such pool."""
+        serving = self._serving.get(pool)
+        return candidates(serving.ledgers) if serving is not None else []
 
     def is_foreign(self, route: str | None) -> bool:
         """Whether requests on a route of this name are none of ours."""
@@ -246,7 +284,7 @@ def _named(subset: tuple[str, ...] | None, ledgers: tuple[Ledger, ...]) -> set[s
 
 def _why_none(view: PoolView, subset: tuple[str, ...] | None, instead: Placement, model: str) -> NoEndpoints | Unseen:
     """`instead`: what to tell the proxy where it may choose itself."""
-    if view.unseen and view.pool.failure_mode is FailureMode.OPEN:
+    if view.opens_unseen:
         return Unseen(view.name, model, instead)
     if not view.endpoints:
         return NoEndpoints(f"The pool {view.name} has no endpoints. Try again later.")

@@ -26,6 +26,8 @@ class RoutingError(Exception):
     kind: ClassVar[str] = "internal_error"
     code: ClassVar[str] = "internal_error"
     outcome: ClassVar[Outcome] = Outcome.FAILED
+    retry_after: int | None = None
+    """Whole seconds after which to try again, where that is known."""
 
     def body(self) -> bytes:
         """The error in the shape that OpenAI clients parse: `{"error": {message, type, param, code}}`."""
