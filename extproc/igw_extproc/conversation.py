@@ -1,8 +1,9 @@
 """Joins the pieces for one gRPC stream: codec, exchange, director, telemetry. The only place that knows them all.
 
 Driven by a transport through `transport.Conversation`, on the event loop, synchronously: a message that completes a
-request is decoded, placed, reserved and answered before the next one is looked at. Faults of ours never cost the
-client its request: the stream ends with an error, and the proxy goes on by its own policy (fail open).
+request is decoded, placed, reserved and answered before the next one is looked at, unless it has to wait its turn.
+Faults of ours never cost the client its request: the stream ends with an error, and the proxy goes on by its own policy
+(fail open).
 """
 
 import logging
@@ -10,7 +11,8 @@ from collections.abc import Callable
 
 from igw_api import wire
 from igw_extproc import codec, openai
-from igw_extproc.director import Director, Flight, Unseen
+from igw_extproc.admission import Admission, Place
+from igw_extproc.director import Director, Flight, Placed, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
@@ -39,8 +41,10 @@ class Picker:
         max_body_bytes: int,
         suspect: Callable[[str], None],
         ready: Callable[[], bool],
+        admission: Admission,
     ) -> None:
         self.director = director
+        self.admission = admission
         self.telemetry = telemetry
         self.clock = clock
         self.max_body_bytes = max_body_bytes
@@ -58,7 +62,7 @@ class Picker:
 class Process(Conversation):
     """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
 
-    __slots__ = ("_call", "_exchange", "_flight", "_picker", "_tail", "_usage")
+    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_tail", "_usage", "_waits")
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
@@ -66,10 +70,15 @@ class Process(Conversation):
         self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
+        self._waits: Place | None = None
+        self._later: list[bytes] = []  # what came while it waits: answers must keep the order of messages
         self._tail = b""  # of the response, where a usage object may have begun
         picker.telemetry.open_streams += 1
 
     def receive(self, message: bytes) -> None:
+        if self._waits is not None:
+            self._later.append(message)
+            return
         started = self._picker.clock()
         try:
             step = self._exchange.receive(codec.decode(message))
@@ -99,6 +108,22 @@ class Process(Conversation):
         self._picker.telemetry.open_streams -= 1
         if self._flight is not None and not self._exchange.observer:
             self._end(self._flight)
+        elif self._waits is not None:
+            self._picker.admission.leave(self._waits, self._picker.clock())
+
+    # What a request that has waited is told (`admission.Applicant`).
+
+    def placed(self, placed: Placed, now: float) -> None:
+        """It goes there."""
+        self._answer(lambda: self._fly(placed))
+
+    def passed(self, unseen: Unseen) -> None:
+        """The proxy chooses."""
+        self._answer(lambda: self._pass(unseen))
+
+    def refused(self, error: RoutingError) -> None:
+        """The client is told why not."""
+        self._answer(lambda: self._refuse(error))
 
     def _place(self, request: Arrived, started: float) -> None:
         picker = self._picker
@@ -107,30 +132,52 @@ class Process(Conversation):
             self._fault("start", GrpcStatus.UNAVAILABLE, "no objects yet")
             return
         try:
-            placed = picker.director.place(request, started)
+            placed = picker.admission.admit(request, self, self._exchange.held, started)
         except RoutingError as error:
             self._refuse(error)
             return
         except Unseen as pool:
-            self._send(self._exchange.place(pool.placement))
-            picker.telemetry.requests[(pool.name, pool.model, _PASSED)] += 1
+            self._pass(pool)
             return
         except Exception:
             log.exception("placement failed")
             self._fault("place", GrpcStatus.INTERNAL, "placement failed")
             return
+        if isinstance(placed, Place):
+            self._waits = placed
+            return
+        self._fly(placed)
+        picker.telemetry.placement.observe(picker.clock() - started)
+
+    def _fly(self, placed: Placed) -> None:
         flight = self._flight = placed.flight
         self._send(self._exchange.place(placed.placement))
-        told = picker.telemetry
+        told = self._picker.telemetry
         told.requests[(flight.pool, flight.model, _PLACED)] += 1
         told.placed[flight.first_choice.endpoint.address] += 1
         told.prefix_tokens[flight.pool] += flight.decision.cached_tokens
-        told.placement.observe(picker.clock() - started)
+
+    def _pass(self, pool: Unseen) -> None:
+        self._send(self._exchange.place(pool.placement))
+        self._picker.telemetry.requests[(pool.name, pool.model, _PASSED)] += 1
 
     def _refuse(self, error: RoutingError) -> None:
-        self._send(self._exchange.refuse(error))
+        told = (("retry-after", str(error.retry_after)),) if error.retry_after is not None else ()
+        self._send(self._exchange.refuse(error, told))
         self._picker.telemetry.requests[("", _NO_MODEL, error.outcome.value)] += 1
         log.info("refused status=%d outcome=%s", error.status, error.outcome.value)
+
+    def _answer(self, answer: Callable[[], None]) -> None:
+        """It has waited: answer, and then what came meanwhile. Others' turns are told in the same step."""
+        self._waits = None
+        try:
+            answer()
+        except Exception:
+            log.exception("answer failed")
+            self._fault("place", GrpcStatus.INTERNAL, "placement failed")
+        later, self._later = self._later, []
+        for message in later:
+            self.receive(message)
 
     def _responded(self, response: Responded) -> None:
         picker = self._picker
@@ -164,9 +211,13 @@ class Process(Conversation):
             self._picker.telemetry.saw_usage(flight.pool, self._usage)
 
     def _first_byte(self, flight: Flight) -> None:
-        seconds = flight.first_byte(self._picker.clock())
-        if seconds is not None:
-            self._picker.telemetry.saw_first_byte(flight.pool, seconds)
+        now = self._picker.clock()
+        seconds = flight.first_byte(now)
+        if seconds is None:
+            return
+        self._picker.telemetry.saw_first_byte(flight.pool, seconds)
+        if self._picker.admission.waiting:
+            self._picker.admission.wake(now)
 
     def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
         """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""
@@ -178,7 +229,10 @@ class Process(Conversation):
         return (*others, last._replace(metadata={**last.metadata, **cost}))
 
     def _end(self, flight: Flight) -> None:
-        self._picker.director.end(flight, self._picker.clock())
+        now = self._picker.clock()
+        self._picker.director.end(flight, now)
+        if self._picker.admission.waiting:
+            self._picker.admission.wake(now)
 
     def _fault(self, place: str, status: GrpcStatus, detail: str) -> None:
         self._picker.telemetry.faults[place] += 1

@@ -297,11 +297,13 @@ class Ledgers:
     """The ledgers of all known endpoints, by address; the scraper's sink.
 
     `gone(slot)` is called when what an endpoint held in its cache is lost: it restarted, or left. A slot is given to
-    another endpoint only after that. Unknown addresses are ignored: an endpoint may leave during its scrape.
+    another endpoint only after that. `changed()` is called after each good scrape: there may be room. Unknown
+    addresses are ignored: an endpoint may leave during its scrape.
     """
 
-    def __init__(self, gone: Callable[[int], None] | None = None) -> None:
+    def __init__(self, gone: Callable[[int], None] | None = None, changed: Callable[[], None] | None = None) -> None:
         self._gone = gone if gone is not None else _ignore
+        self._changed = changed if changed is not None else _nothing
         self._by_address: dict[str, Ledger] = {}
         self._free_slots: list[int] = []
 
@@ -346,6 +348,7 @@ class Ledgers:
         ledger = self._by_address.get(address)
         if ledger is not None and isinstance(mark, Mark) and mark.ledger is ledger:
             ledger.scraped(mark, load, now)
+            self._changed()
 
     def unreachable(self, address: str, reason: str, now: float) -> None:
         """See `Ledger.unreachable`."""
@@ -381,3 +384,7 @@ def _statistics(ledger: Ledger) -> LedgerStatistics:
 
 def _ignore(slot: int) -> None:
     """Nobody keeps anything by slot."""
+
+
+def _nothing() -> None:
+    """Nobody waits for a change."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import random
+import secrets
 import signal
 import ssl
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from igw_extproc import telemetry
+from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
@@ -43,11 +46,15 @@ class Parts:
     def __init__(self, settings: Settings, clock: Callable[[], float], rng: random.Random) -> None:
         self.datastore = Datastore(settings.policy, clock)
         self.index = PrefixIndex()
-        self.ledgers = Ledgers(gone=self.index.forget)
+        self.ledgers = Ledgers(gone=self.index.forget, changed=self._engine_spoke)
         self.scraper = Scraper(self.ledgers, rng, self._in_flight)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
         self.director = Director(self.datastore, self.ledgers, self.index, rng)
+        self.admission = Admission(self.director, secrets.token_bytes(32), self._arm, None)
+        self._clock = clock
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         self.picker = Picker(
             self.director,
             self.telemetry,
@@ -55,6 +62,7 @@ class Parts:
             settings.max_body_bytes,
             suspect=self.scraper.refresh,
             ready=lambda: self.datastore.synced and not self.draining,
+            admission=self.admission,
         )
         self.datastore.subscribe(self._objects_changed)
 
@@ -68,6 +76,27 @@ class Parts:
         self.director.refresh()
         self.scraper.sync(endpoints)
         self.telemetry.keep_endpoints({endpoint.address for endpoint in endpoints})
+        self.admission.refresh(self._clock())
+
+    def _engine_spoke(self) -> None:
+        if self.admission.waiting:
+            self.admission.wake(self._clock())
+
+    def _arm(self, due: float) -> None:
+        """Call `_ring` at `due` or before; it looks when it is due again."""
+        if due >= self._rings_at:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._rings_at = due
+        self._alarm = asyncio.get_running_loop().call_later(max(due - self._clock(), 0.0), self._ring)
+
+    def _ring(self) -> None:
+        self._rings_at = math.inf
+        self.admission.expire(self._clock())
+        due = self.admission.due()
+        if due is not None:
+            self._arm(due)
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:

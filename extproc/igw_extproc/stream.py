@@ -114,6 +114,11 @@ class Exchange:
         self.observer = message.part is Part.RESPONSE_HEADERS
         self._passes = not self.observer and self._foreign(message.attributes.get(ROUTE_ATTRIBUTE))
 
+    @property
+    def held(self) -> bytes | None:
+        """The request's body where only we have it, and must give it back."""
+        return self._chunks[0] if self._chunks else None
+
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
         assert self._first is not None and self._arrived is not None, "place() answers an Arrived"

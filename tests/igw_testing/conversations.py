@@ -1,7 +1,9 @@
 """A picker in memory, and a proxy's streams to it, without a transport between them."""
 
 from igw_api import wire
+from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
+from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
@@ -50,15 +52,23 @@ class Stream(Call):
 class Serving:
     """A picker over idle engines, at a time that the test tells."""
 
-    def __init__(self, picking: Picking) -> None:
+    def __init__(self, picking: Picking, limits: Limits | None = None) -> None:
         self.picking = picking
         self.director = picking.director
         self.telemetry = Telemetry()
         self.now = 100.0
         self.suspects: list[str] = []
         self.is_ready = True
+        self.alarms: list[float] = []
+        self.admission = Admission(self.director, bytes(16), self.alarms.append, limits)
         self.picker = Picker(
-            self.director, self.telemetry, lambda: self.now, LIMIT, self.suspects.append, lambda: self.is_ready
+            self.director,
+            self.telemetry,
+            lambda: self.now,
+            LIMIT,
+            self.suspects.append,
+            lambda: self.is_ready,
+            self.admission,
         )
 
     def stream(self) -> Stream:
