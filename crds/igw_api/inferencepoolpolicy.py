@@ -8,13 +8,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from igw_api.meta import ApiObject, PoolRef, Strict, pool_key
+from igw_api import objects
+from igw_api.meta import ApiObject, Invalid, PoolRef, Strict, pool_key
 from igw_api.objects import Policy
 
 # The picker's table of policies has the same names; a test compares.
 SchedulingPolicy = Literal[
     "prefix-cache", "llm-metric", "llm-metric-based", "least-request", "least-token", "round-robin", "random"
 ]
+
+
+# Seconds. Proxies give up on a picker after 15.
+SHORTEST_WAIT, LONGEST_WAIT = 0.1, 12.0
+_SECONDS = r"^[0-9]{1,5}(s|ms)$"
+
+
+def seconds(text: str) -> float:
+    """`10s` or `500ms` as a number."""
+    return int(text[:-2]) / 1000 if text.endswith("ms") else float(text[:-1])
 
 
 class TargetRef(PoolRef):
@@ -28,6 +39,19 @@ class Scheduling(Strict):
     """Name of the placement policy; docs/policies.md explains each."""
 
 
+class Queue(Strict):
+    """How many requests may wait in the picker, and how long."""
+
+    max_size: Annotated[int, Field(ge=0, le=100_000)] = 512
+    """Requests that may wait for the pool at once. More are refused with 429, or 503 where the pool has no endpoint."""
+    wait_timeout: Annotated[str, Field(pattern=_SECONDS)] = "10s"
+    """How long a request may wait, from 100ms to 12s; then it is refused likewise."""
+    retry_period: Annotated[str, Field(pattern=_SECONDS)] = "1s"
+    """When a request that none of the endpoints allowed to it could take is tried again."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often such a request is tried again before it is refused."""
+
+
 class PoolPolicySpec(Strict):
     """The pools, and what applies to them."""
 
@@ -35,6 +59,8 @@ class PoolPolicySpec(Strict):
     """The pools that the policy is for, in its own namespace."""
     scheduling: Scheduling = Field(default_factory=Scheduling, json_schema_extra={"default": {}})
     """How an endpoint is chosen for each request."""
+    queue: Queue | None = None
+    """Lets requests wait in the picker while all engines are full. Without it they wait in the engines."""
 
 
 class InferencePoolPolicy(ApiObject):
@@ -47,4 +73,16 @@ class InferencePoolPolicy(ApiObject):
         """The policy. Raises Invalid."""
         meta, spec = self.metadata, self.spec
         pools = tuple(pool_key(meta, ref, ("targetRefs", index)) for index, ref in enumerate(spec.target_refs))
-        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created),)
+        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, _queue(spec.queue)),)
+
+
+def _queue(queue: Queue | None) -> objects.Queue | None:
+    """The same in seconds. Raises Invalid."""
+    if queue is None:
+        return None
+    wait, period = seconds(queue.wait_timeout), seconds(queue.retry_period)
+    if not LONGEST_WAIT >= wait >= SHORTEST_WAIT:
+        raise Invalid(("spec", "queue", "waitTimeout"), f"must be from 100ms to 12s, not {queue.wait_timeout}")
+    if period < SHORTEST_WAIT:
+        raise Invalid(("spec", "queue", "retryPeriod"), f"must be 100ms or more, not {queue.retry_period}")
+    return objects.Queue(queue.max_size, wait, period, queue.retries)

@@ -105,6 +105,16 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """How many requests may wait for a pool, and how long. Times in seconds."""
+
+    max_size: int = 512
+    wait_timeout: float = 10.0
+    retry_period: float = 1.0
+    retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How requests to `pools` are placed, beyond what the standard kinds can say; the oldest object wins."""
 
@@ -112,6 +122,7 @@ class Policy:
     pools: tuple[Key, ...]
     scheduling: str | None = None  # name of a scheduling policy; None: the picker's default
     created: float = 0.0
+    queue: Queue | None = None  # None: requests do not wait, but go to the engines' own queues
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from igw_api import wire
+from igw_api.objects import Queue
 from igw_extproc.director import Director, Placed, Unseen, Wish
 from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
@@ -56,14 +57,13 @@ class Place(NamedTuple):
 
 
 class Admission:
-    """The queues of all pools. `limits` None: nobody waits; whoever cannot be placed at once is refused.
+    """The queues of all pools that have one. For the others nobody waits: whoever has no endpoint is refused.
 
     `salt`: 16 random bytes or more, which make tenants' names. `arm` is told when `expire` is to be called at the
     latest, each time that somebody begins to wait or is set aside.
     """
 
-    def __init__(self, director: Director, salt: bytes, arm: Callable[[float], None], limits: Limits | None) -> None:
-        self.limits = limits
+    def __init__(self, director: Director, salt: bytes, arm: Callable[[float], None]) -> None:
         self.waiting = 0  # in all lines together: with none, there is nothing to wake
         self._director = director
         self._salt = salt
@@ -72,14 +72,14 @@ class Admission:
 
     def admit(self, request: Arrived, applicant: Applicant, held: bytes | None, now: float) -> Placed | Place:
         """Place the request, or let it wait. `held`: the body that only we have. Raises RoutingError and Unseen."""
-        limits = self.limits
-        if limits is None:
-            return self._director.place(request, now)
         wish = self._director.read(request)
-        pool = wish.serving.view.name
+        view = wish.serving.view
+        if view.queue is None:
+            return self._director.fulfil(wish, now)
+        pool = view.name
         line = self._lines.get(pool)
         if line is None:
-            line = self._lines[pool] = _Line(limits)
+            line = self._lines[pool] = _Line(_limits(view.queue))
         capacity = True
         if not len(line.queue) or not wish.allowed:
             capacity = bool(wish.allowed or self._director.open_to(pool))
@@ -108,8 +108,13 @@ class Admission:
 
     def refresh(self, now: float) -> None:
         """The objects have changed: refuse who waits for a pool that is gone; there may be room in others."""
-        for pool in [name for name in self._lines if not self._director.serves(name)]:
-            self._refuse(pool, self._lines.pop(pool).queue.close(now))
+        for pool, line in list(self._lines.items()):
+            view = self._director.view(pool)
+            if view is None:
+                del self._lines[pool]
+                self._refuse(pool, line.queue.close(now))
+            elif view.queue is not None:
+                line.queue.limits = _limits(view.queue)
         self.wake(now)
 
     def due(self) -> float | None:
@@ -166,6 +171,10 @@ class Admission:
         if headers:
             return tenant(headers.get(wire.FAIRNESS_HEADER), headers.get("authorization"), self._salt)
         return tenant(request.attributes.get(_FAIRNESS), None, self._salt)
+
+
+def _limits(queue: Queue) -> Limits:
+    return Limits(queue.max_size, queue.wait_timeout, queue.retry_period, queue.retries)
 
 
 _FAIRNESS: Final = f"request.headers['{wire.FAIRNESS_HEADER}']"

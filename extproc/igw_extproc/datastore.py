@@ -13,7 +13,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from igw_api.objects import FailureMode, Key, Lead, Model, Objective, Pool, RewriteRule, Target, addresses
+from igw_api.objects import (
+    FailureMode,
+    Key,
+    Lead,
+    Model,
+    Objective,
+    Policy,
+    Pool,
+    Queue,
+    RewriteRule,
+    Target,
+    addresses,
+)
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_extproc.domain import Endpoint
@@ -46,6 +58,7 @@ class PoolView:
     models: Mapping[str, Model] = field(default_factory=dict)
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     rules: tuple[RewriteRule, ...] = ()
+    queue: Queue | None = None  # None: requests do not wait with us
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
 
     @property
@@ -212,9 +225,8 @@ class Datastore:
         found = (self._views.get(str(key)) for key in lead.pools)
         return RouteView.to(tuple(view for view in found if view is not None), lead.announce)
 
-    def _policy(self, pool: Pool, objects: ObjectSet) -> str:
-        """The pool's scheduling policy. One that a newer operator may know must not stop an older picker."""
-        policy = winning_policy(pool.key, objects.policies.values())
+    def _policy(self, policy: Policy | None) -> str:
+        """The name of its scheduling policy. One that a newer operator may know must not stop an older picker."""
         name = policy.scheduling if policy is not None else None
         if name is None or name in POLICIES:
             return name or self._default_policy
@@ -224,10 +236,12 @@ class Datastore:
         return self._default_policy
 
     def _view(self, pool: Pool, objects: ObjectSet, unseen: bool) -> PoolView:
+        policy = winning_policy(pool.key, objects.policies.values())
         return PoolView(
             pool=pool,
             endpoints=tuple(_endpoints(pool, objects)),
-            policy=self._policy(pool, objects),
+            policy=self._policy(policy),
+            queue=policy.queue if policy is not None else None,
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

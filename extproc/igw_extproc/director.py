@@ -162,10 +162,7 @@ class Director:
 
     def place(self, request: Arrived, now: float) -> Placed:
         """Decide where `request` goes and reserve its share there. Raises RoutingError and Unseen."""
-        wish = self.read(request)
-        if wish.ask.priority < 0 and wish.allowed and saturation(wish.allowed) >= 1.0:
-            raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
-        return self.fulfil(wish, now)
+        return self.fulfil(self.read(request), now)
 
     def read(self, request: Arrived) -> Wish:
         """What `request` asks for, and who may serve it now. Raises RoutingError."""
@@ -185,7 +182,9 @@ class Director:
         return Wish(serving, request.subset, allowed, ask, model, body, names, view.name if route.announce else None)
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
-        """Pick among those allowed and reserve the request's share there. Raises NoEndpoints and Unseen."""
+        """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
+        if wish.ask.priority < 0 and wish.allowed and wish.serving.view.queue is None:
+            _shed(wish.allowed)
         # Nothing may fail after the pick: what it reserves is given back by the flight alone.
         decision = wish.serving.scheduler.pick(wish.allowed, wish.ask, now, self._rng)
         view = wish.serving.view
@@ -204,9 +203,10 @@ class Director:
         allowed = candidates(serving.ledgers, _named(wish.subset, serving.ledgers))
         return wish._replace(serving=serving, allowed=allowed)
 
-    def serves(self, pool: str) -> bool:
-        """Whether there is a pool of this name."""
-        return pool in self._serving
+    def view(self, pool: str) -> PoolView | None:
+        """The pool of this name, if there is one."""
+        serving = self._serving.get(pool)
+        return serving.view if serving is not None else None
 
     def open_to(self, pool: str) -> list[Ledger]:
         """Who may be chosen in that pool now, without any subset. None, if there is no such pool."""
@@ -258,6 +258,12 @@ _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
 _REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
+
+
+def _shed(allowed: list[Ledger]) -> None:
+    """Sheddable work is refused while the pool is full. Raises Saturated."""
+    if saturation(allowed) >= 1.0:
+        raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
 
 
 def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, complete: bool) -> str | None:

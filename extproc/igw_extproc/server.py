@@ -51,7 +51,7 @@ class Parts:
         self.telemetry = telemetry.Telemetry()
         self.draining = False
         self.director = Director(self.datastore, self.ledgers, self.index, rng)
-        self.admission = Admission(self.director, secrets.token_bytes(32), self._arm, None)
+        self.admission = Admission(self.director, secrets.token_bytes(32), self._arm)
         self._clock = clock
         self._alarm: asyncio.TimerHandle | None = None
         self._rings_at = math.inf

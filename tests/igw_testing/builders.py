@@ -16,6 +16,7 @@ from igw_api.objects import (
     Objective,
     Policy,
     Pool,
+    Queue,
     Rewrite,
     RewriteRule,
     Target,
@@ -86,9 +87,11 @@ def rule(*models: str, **weights: int) -> RewriteRule:
     return RewriteRule(frozenset(models), targets(**weights))
 
 
-def policy(scheduling: str, *pools: str, name: str = "policy", created: float = 0.0) -> Policy:
+def policy(
+    scheduling: str, *pools: str, name: str = "policy", created: float = 0.0, queue: Queue | None = None
+) -> Policy:
     """How those pools place requests."""
-    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created)
+    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

@@ -3,7 +3,6 @@
 from igw_api import wire
 from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
-from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
@@ -52,7 +51,7 @@ class Stream(Call):
 class Serving:
     """A picker over idle engines, at a time that the test tells."""
 
-    def __init__(self, picking: Picking, limits: Limits | None = None) -> None:
+    def __init__(self, picking: Picking) -> None:
         self.picking = picking
         self.director = picking.director
         self.telemetry = Telemetry()
@@ -60,7 +59,7 @@ class Serving:
         self.suspects: list[str] = []
         self.is_ready = True
         self.alarms: list[float] = []
-        self.admission = Admission(self.director, bytes(16), self.alarms.append, limits)
+        self.admission = Admission(self.director, bytes(16), self.alarms.append)
         self.picker = Picker(
             self.director,
             self.telemetry,

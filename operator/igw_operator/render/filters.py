@@ -32,7 +32,13 @@ REQUEST_ATTRIBUTES = [
     "request.path",
     *(
         f"request.headers['{name}']"
-        for name in ("content-type", wire.OBJECTIVE_HEADER, wire.MODEL_HEADER, wire.MODEL_REWRITE_HEADER)
+        for name in (
+            "content-type",
+            wire.OBJECTIVE_HEADER,
+            wire.MODEL_HEADER,
+            wire.MODEL_REWRITE_HEADER,
+            wire.FAIRNESS_HEADER,
+        )
     ),
 ]
 # All that it reads of a response.

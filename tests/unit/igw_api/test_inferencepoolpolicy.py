@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from igw_api.objects import Key, Policy
+from igw_api.objects import Key, Policy, Queue
 from igw_testing.manifest_texts import accepted, manifest, refusals
 
 
@@ -19,11 +19,22 @@ def test_a_policy_is_for_pools_of_its_own_namespace() -> None:
     assert accepted(text, Policy) == Policy(Key("default", "x"), pools, "random")
 
 
+def test_a_queue_is_what_a_policy_asks_for_and_has_defaults() -> None:
+    assert accepted(policy({"name": "a"}), Policy).queue is None
+    assert accepted(policy({"name": "a"}, queue={}), Policy).queue == Queue(512, 10.0, 1.0, 2)
+    asked = {"maxSize": 10, "waitTimeout": "500ms", "retryPeriod": "2s", "retries": 0}
+    assert accepted(policy({"name": "a"}, queue=asked), Policy).queue == Queue(10, 0.5, 2.0, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
         (policy(), "spec.targetRefs: must have at least 1 entry"),
         (policy({"name": "a"}, {"name": "b", "kind": "Service"}), "spec.targetRefs[1].kind: must be InferencePool"),
+        (policy({"name": "a"}, queue={"maxSize": -1}), "spec.queue.maxSize: must be"),
+        (policy({"name": "a"}, queue={"waitTimeout": "a while"}), "spec.queue.waitTimeout: must"),
+        (policy({"name": "a"}, queue={"waitTimeout": "13s"}), "spec.queue.waitTimeout: must be from 100ms to 12s"),
+        (policy({"name": "a"}, queue={"retryPeriod": "0s"}), "spec.queue.retryPeriod: must be 100ms or more"),
         (policy({"name": "a"}, scheduling={"policy": "best"}), "spec.scheduling.policy: must be one of 'prefix-cache'"),
     ],
 )

@@ -1,0 +1,263 @@
+"""Requests that wait in the picker, as a proxy's streams see it: answered when there is room, or refused in time."""
+
+import pytest
+
+from igw_api import wire
+from igw_api.objects import AnyObject, Queue
+from igw_protos import ext_proc_pb2 as pb
+from igw_testing.builders import Picking, address, chat, load, members, model, policy, pool
+from igw_testing.conversations import Serving, Stream, duplex, modes
+from igw_testing.ext_proc import (
+    BUFFERED,
+    NONE,
+    destinations,
+    headers_set,
+    kind,
+    refusal,
+    request_body,
+    request_headers,
+    request_trailers,
+    response_body,
+    response_headers,
+    with_subset,
+)
+
+DEFAULTS = Queue()
+FULL = load(running=8, waiting=4, kv_usage=1.0, kv_capacity_tokens=10_000)
+ROOMY = load(running=8, kv_usage=0.1, kv_capacity_tokens=10_000)
+
+
+@pytest.fixture
+def here() -> Serving:
+    """A picker with two full engines, where requests may wait."""
+    return serving()
+
+
+def serving(queue: Queue = DEFAULTS, engines: int = 2) -> Serving:
+    picking = Picking(*objects(queue, engines))
+    made = Serving(picking)
+    for host in range(1, engines + 1):
+        picking.says(host, FULL, made.now)
+    return made
+
+
+def objects(queue: Queue = DEFAULTS, engines: int = 2) -> list[AnyObject]:
+    """A pool with a queue and models of three priorities."""
+    models = [model("m"), model("batch", priority=-1), model("first", priority=1)]
+    return [pool(), policy("prefix-cache", queue=queue), *members(engines), *models]
+
+
+def room(here: Serving, host: int = 1) -> None:
+    """The engine at `host` says that it has room, as the next scrape tells us."""
+    here.picking.says(host, ROOMY, here.now)
+    here.admission.wake(here.now)
+
+
+def ask_for(here: Serving, name: str = "m", **headers: str) -> Stream:
+    """A request whose proxy buffers the body."""
+    stream = here.stream()
+    stream.tell(modes(request_headers(headers), BUFFERED, NONE), request_body(chat(name)))
+    return stream
+
+
+def answers(stream: Stream) -> int:
+    """What the proxy was told, but for the answer to the headers."""
+    return len(stream.said) - 1
+
+
+def test_without_room_a_request_waits_and_is_placed_when_there_is_some(here: Serving) -> None:
+    stream = ask_for(here)
+    assert (answers(stream), here.in_flight(), here.admission.waiting) == (0, 0, 1)
+    room(here)
+    assert (answers(stream), here.in_flight(), here.admission.waiting) == (1, 1, 0)
+    stream.conversation.ended()
+    assert here.in_flight() == 0
+
+
+def test_with_room_nobody_waits() -> None:
+    here = serving()
+    room(here)
+    assert (answers(ask_for(here)), here.admission.waiting) == (1, 0)
+
+
+def test_who_comes_later_waits_behind_who_waits() -> None:
+    """Room is first for those who wait, even before anybody has looked for it on their behalf."""
+    here = serving()
+    first = ask_for(here)
+    here.picking.says(1, ROOMY, here.now)
+    second = ask_for(here)
+    assert (answers(first), answers(second)) == (0, 0)
+    here.admission.wake(here.now)
+    assert (answers(first), answers(second)) == (1, 1)
+
+
+def test_the_end_of_a_request_makes_room_for_the_next() -> None:
+    here = serving()
+    room(here)
+    placed = ask_for(here)
+    here.picking.says(1, load(running=8, waiting=2, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
+    waits = ask_for(here)
+    assert answers(waits) == 0
+    placed.conversation.ended()
+    assert answers(waits) == 1
+
+
+def test_a_first_byte_makes_room_for_the_next() -> None:
+    here = serving(engines=1)
+    here.picking.says(1, load(running=1, kv_usage=0.0, kv_capacity_tokens=10**6), here.now)
+    streams = [here.stream() for _ in range(9)]
+    for at, stream in enumerate(streams):
+        duplex(stream, chat("m", f"{at} is long " * 900))
+    assert [len(stream.said) > 0 for stream in streams] == [True] * 8 + [False]
+    streams[0].tell(response_headers({"content-type": "application/json"}), response_body(b"{", end=False))
+    assert streams[8].said
+
+
+def test_higher_priorities_go_first(here: Serving) -> None:
+    later, first = ask_for(here), ask_for(here, "first")
+    here.picking.says(1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
+    here.admission.wake(here.now)
+    assert (answers(later), answers(first)) == (0, 1)
+
+
+def test_tenants_take_turns(here: Serving) -> None:
+    greedy = [ask_for(here, **{wire.FAIRNESS_HEADER: "greedy"}) for _ in range(3)]
+    modest = ask_for(here, authorization="Bearer key")
+    here.picking.says(1, load(running=8, waiting=0, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
+    here.admission.wake(here.now)
+    assert [answers(stream) for stream in (*greedy, modest)] == [1, 0, 0, 1]
+
+
+def test_who_waits_too_long_is_refused_with_advice(here: Serving) -> None:
+    stream = ask_for(here)
+    assert here.alarms == [here.now + 10.0]
+    here.now += 10.0
+    here.admission.expire(here.now)
+    reply = last(stream)
+    refusal(reply, 429, "rejected-saturated")
+    assert headers_set(reply)["retry-after"].isdecimal()
+    assert here.admission.waiting == 0
+
+
+def test_an_empty_pool_is_waited_for_and_then_unavailable() -> None:
+    here = serving(engines=0)
+    stream = ask_for(here)
+    here.now += 10.0
+    here.admission.expire(here.now)
+    refusal(last(stream), 503, "rejected-no-endpoints")
+
+
+def test_an_endpoint_that_joins_an_empty_pool_serves_who_waits() -> None:
+    here = serving(engines=0)
+    stream = ask_for(here)
+    here.picking.serve(*objects(engines=1))
+    here.admission.refresh(here.now)
+    assert destinations(last(stream)) == [address(1)]
+
+
+def test_when_the_line_is_full_the_next_is_refused_at_once() -> None:
+    here = serving(Queue(max_size=1))
+    ask_for(here)
+    refusal(last(ask_for(here)), 429, "rejected-saturated")
+
+
+def test_sheddable_requests_are_refused_while_others_wait(here: Serving) -> None:
+    sheddable = ask_for(here, "batch")
+    assert answers(sheddable) == 0
+    ask_for(here)
+    refusal(last(ask_for(here, "batch")), 429, "rejected-saturated")
+
+
+def test_a_client_that_goes_leaves_the_line(here: Serving) -> None:
+    stream = ask_for(here)
+    stream.conversation.ended()
+    assert (here.admission.waiting, here.telemetry.open_streams) == (0, 0)
+    room(here)
+    assert here.in_flight() == 0
+
+
+def test_a_pool_that_goes_takes_its_line_with_it(here: Serving) -> None:
+    stream = ask_for(here)
+    here.picking.serve(pool("other"))
+    here.admission.refresh(here.now)
+    refusal(last(stream), 503, "rejected-no-endpoints")
+    assert here.admission.statistics(here.now) == {}
+
+
+def test_what_comes_while_a_request_waits_is_answered_after_it(here: Serving) -> None:
+    stream = ask_for(here)
+    assert stream.tell(request_trailers()) == []
+    room(here)
+    assert [kind(reply) for reply in replies(stream)] == ["request_headers", "request_body", "request_trailers"]
+
+
+def test_one_whose_own_endpoints_left_is_tried_again_and_then_refused() -> None:
+    """Others go first meanwhile."""
+    here = serving()
+    stream = here.stream()
+    headers = with_subset(modes(request_headers(), BUFFERED, NONE), [address(1)])
+    stream.tell(headers, request_body(chat("m")))
+    here.picking.serve(pool(), policy("prefix-cache", queue=DEFAULTS), members(2)[1], model("m"))
+    other = ask_for(here)
+    here.picking.says(2, ROOMY, here.now)
+    here.admission.refresh(here.now)
+    assert (answers(stream), answers(other)) == (0, 1)
+    for _ in range(2):
+        assert here.alarms[-1] == here.now + 1.0
+        here.now += 1.0
+        here.admission.expire(here.now)
+    refusal(last(stream), 429, "rejected-saturated")
+
+
+def test_a_subset_without_an_endpoint_is_refused_at_once(here: Serving) -> None:
+    stream = here.stream()
+    stream.tell(with_subset(modes(request_headers(), BUFFERED, NONE), [address(9)]), request_body(chat("m")))
+    refusal(last(stream), 503, "rejected-no-endpoints")
+
+
+def test_a_change_of_the_queue_holds_for_who_comes_next(here: Serving) -> None:
+    waits = ask_for(here)
+    here.picking.serve(*objects(Queue(max_size=1, wait_timeout=1.0)))
+    here.admission.refresh(here.now)
+    assert answers(waits) == 0
+    refusal(last(ask_for(here)), 429, "rejected-saturated")
+
+
+def test_without_a_queue_requests_wait_in_the_engines() -> None:
+    here = Serving(Picking(pool(), *members(1)))
+    here.picking.says(1, FULL, here.now)
+    assert answers(ask_for(here)) == 1
+
+
+def test_a_fault_in_one_answer_leaves_the_others(here: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, fine = ask_for(here), ask_for(here)
+
+    def fail(message: bytes) -> None:
+        raise ValueError(len(message))
+
+    monkeypatch.setattr(broken, "send", fail)
+    room(here)
+    assert answers(fine) == 1
+    assert (broken.status is not None, here.telemetry.faults["place"]) == (True, 1)
+
+
+def test_statistics_tell_who_waits(here: Serving) -> None:
+    ask_for(here)
+    ask_for(here, "first")
+    (statistics,) = here.admission.statistics(here.now).values()
+    assert dict(statistics.waiting) == {1: 1, 0: 1}
+    assert here.admission.due() == here.now + 10.0
+
+
+def test_nothing_is_due_when_nobody_waits(here: Serving) -> None:
+    assert here.admission.due() is None
+
+
+def replies(stream: Stream) -> list[pb.ProcessingResponse]:
+    """All that the proxy was told."""
+    return [pb.ProcessingResponse.FromString(data) for data in stream.said]
+
+
+def last(stream: Stream) -> pb.ProcessingResponse:
+    """What it was told last, but for the stream's end."""
+    return replies(stream)[-1]
