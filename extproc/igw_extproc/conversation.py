@@ -115,6 +115,8 @@ class Process(Conversation):
 
     def placed(self, placed: Placed, now: float) -> None:
         """It goes there."""
+        if self._waits is not None:
+            self._picker.telemetry.saw_wait(placed.flight.pool, now - self._waits.waiter.arrived_at)
         self._answer(lambda: self._fly(placed))
 
     def passed(self, unseen: Unseen) -> None:

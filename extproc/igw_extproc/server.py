@@ -7,7 +7,7 @@ import random
 import secrets
 import signal
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
+from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledgers, LedgerStatistics
@@ -52,7 +53,7 @@ class Parts:
         self.draining = False
         self.director = Director(self.datastore, self.ledgers, self.index, rng)
         self.admission = Admission(self.director, secrets.token_bytes(32), self._arm)
-        self._clock = clock
+        self.clock = clock
         self._alarm: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self.picker = Picker(
@@ -76,11 +77,11 @@ class Parts:
         self.director.refresh()
         self.scraper.sync(endpoints)
         self.telemetry.keep_endpoints({endpoint.address for endpoint in endpoints})
-        self.admission.refresh(self._clock())
+        self.admission.refresh(self.clock())
 
     def _engine_spoke(self) -> None:
         if self.admission.waiting:
-            self.admission.wake(self._clock())
+            self.admission.wake(self.clock())
 
     def _arm(self, due: float) -> None:
         """Call `_ring` at `due` or before; it looks when it is due again."""
@@ -89,11 +90,11 @@ class Parts:
         if self._alarm is not None:
             self._alarm.cancel()
         self._rings_at = due
-        self._alarm = asyncio.get_running_loop().call_later(max(due - self._clock(), 0.0), self._ring)
+        self._alarm = asyncio.get_running_loop().call_later(max(due - self.clock(), 0.0), self._ring)
 
     def _ring(self) -> None:
         self._rings_at = math.inf
-        self.admission.expire(self._clock())
+        self.admission.expire(self.clock())
         due = self.admission.due()
         if due is not None:
             self._arm(due)
@@ -177,6 +178,9 @@ class _Snapshots:
 
     def prefix_entries(self) -> int:
         return len(self._parts.index)
+
+    def queues(self) -> Mapping[str, QueueStatistics]:
+        return self._parts.admission.statistics(self._parts.clock())
 
     def unseen_pools(self) -> list[str]:
         return [view.name for view in self._parts.datastore.views.values() if view.unseen]

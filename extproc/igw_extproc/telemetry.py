@@ -6,13 +6,14 @@ Prometheus: this module reads their `statistics()`. Every series is listed in `d
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scraper import ScraperStatistics
@@ -65,6 +66,7 @@ class Telemetry:
         self.prefix_tokens: Counter[str] = Counter()
         self.placement = Histogram(PLACEMENT_BOUNDS)
         self.first_byte: dict[str, Histogram] = {}
+        self.wait: dict[str, Histogram] = {}
         self.input_tokens: dict[str, Histogram] = {}
         self.faults: Counter[str] = Counter()
         self.open_streams = 0
@@ -82,6 +84,13 @@ class Telemetry:
         histogram = self.first_byte.get(pool)
         if histogram is None:
             histogram = self.first_byte[pool] = Histogram(FIRST_BYTE_BOUNDS)
+        histogram.observe(seconds)
+
+    def saw_wait(self, pool: str, seconds: float) -> None:
+        """A request was placed that had waited in the picker for so long."""
+        histogram = self.wait.get(pool)
+        if histogram is None:
+            histogram = self.wait[pool] = Histogram(FIRST_BYTE_BOUNDS)
         histogram.observe(seconds)
 
     def saw_usage(self, pool: str, usage: Usage) -> None:
@@ -102,6 +111,7 @@ class Sources(Protocol):
     def scraper(self) -> ScraperStatistics: ...
     def prefix_entries(self) -> int: ...
     def unseen_pools(self) -> Collection[str]: ...
+    def queues(self) -> Mapping[str, QueueStatistics]: ...
 
 
 class PickerCollector(Collector):
@@ -114,6 +124,7 @@ class PickerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """All families, in the order of `docs/metrics.md`."""
         yield from self._request_families()
+        yield from self._queue_families()
         yield from self._latency_families()
         yield from self._endpoint_families()
         yield from self._inner_families()
@@ -144,6 +155,22 @@ class PickerCollector(Collector):
             "pool",
         )
         yield _counters("igw_picker_faults", "Faults of the picker's own, by place.", told.faults, "place")
+
+    def _queue_families(self) -> Iterable[Metric]:
+        waiting = GaugeMetricFamily(
+            "igw_picker_waiting_requests", "Requests that wait in the picker.", labels=("pool", "priority")
+        )
+        ends = CounterMetricFamily(
+            "igw_picker_queue_ends", "Requests by how they left the queue.", labels=("pool", "end")
+        )
+        for pool, row in self._sources.queues().items():
+            for priority, count in row.waiting.items():
+                waiting.add_metric((pool, str(priority)), count)
+            for end, count in row.ends.items():
+                ends.add_metric((pool, end), count)
+        yield waiting
+        yield ends
+        yield _histograms("igw_picker_wait_seconds", "What placed requests had waited.", self._telemetry.wait)
 
     def _latency_families(self) -> Iterable[Metric]:
         told = self._telemetry

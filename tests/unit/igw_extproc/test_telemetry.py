@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from igw_extproc import telemetry
 from igw_extproc.domain import Outcome
+from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
+from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.telemetry import FIRST_BYTE_BOUNDS, PLACEMENT_BOUNDS, TOKEN_BOUNDS, Histogram, Telemetry
 from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, members, pool
+from igw_testing.waiting import ask
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 ROW = re.compile(
@@ -32,6 +35,7 @@ class Parts:
 
     picking: Picking
     scrapes: Scraper
+    queue: FlowQueue[object]
 
     def endpoints(self) -> Sequence[LedgerStatistics]:
         return self.picking.ledgers.statistics()
@@ -42,14 +46,19 @@ class Parts:
     def prefix_entries(self) -> int:
         return len(self.picking.index)
 
+    def queues(self) -> Mapping[str, QueueStatistics]:
+        return {"default/llm": self.queue.statistics(0.0)}
+
     def unseen_pools(self) -> Sequence[str]:
         return [view.name for view in self.picking.datastore.views.values() if view.unseen]
 
 
 def parts(engines: int = 2) -> Parts:
-    """A picker with idle engines."""
-    picking = Picking(pool(), *members(engines))
-    return Parts(picking, Scraper(picking.ledgers, random.Random(0)))
+    """A picker with idle engines, and one request that waits. Without engines, with nothing."""
+    picking, queue = Picking(pool(), *members(engines)), FlowQueue[object](Limits())
+    if engines:
+        queue.offer(object(), ask(priority=1), "", 1, 0.0, capacity=True)
+    return Parts(picking, Scraper(picking.ledgers, random.Random(0)), queue)
 
 
 def full() -> Telemetry:
@@ -58,6 +67,7 @@ def full() -> Telemetry:
     told.requests[("default/llm", "m", Outcome.PLACED.value)] += 3
     told.responses[(address(1), "2xx")] += 2
     told.placed[address(1)] += 3
+    told.saw_wait("default/llm", 2.5)
     told.moved[address(1)] += 1
     told.prefix_tokens["default/llm"] += 640
     told.faults["decode"] += 1
