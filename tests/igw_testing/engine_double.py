@@ -22,6 +22,7 @@ class EngineDouble:
     name: str
     port: int = 0
     status: int = 200
+    full: bool = False  # by its metrics page
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
@@ -49,8 +50,10 @@ class EngineDouble:
         return response
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """An idle vLLM's page, so that a real picker knows it."""
-        lines = ["vllm:num_requests_running 0.0", "vllm:num_requests_waiting 0.0", "vllm:kv_cache_usage_perc 0.0"]
+        """An idle vLLM's page, or a full one's, so that a real picker knows it."""
+        numbers = ("8.0", "4.0", "1.0") if self.full else ("0.0", "0.0", "0.0")
+        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        lines = [f"vllm:{name} {number}" for name, number in zip(names, numbers, strict=True)]
         return web.Response(text="".join(f"{line}\n" for line in lines))
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:

@@ -1,0 +1,86 @@
+"""A pool with a queue, seen by clients through Envoy: they wait while engines are full, and are told when to return."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from igw_testing.chat_load import SHORT_PROMPT, chat_body
+from igw_testing.engine_double import EngineDouble, running_engine
+from igw_testing.gateway_process import Gateway, running_gateway
+from igw_testing.standalone import until
+
+POOL = "vllm-llama2-7b-pool"
+
+
+def queue(**spec: str | int) -> str:
+    """A policy that lets the pool's requests wait."""
+    return json.dumps(
+        {
+            "apiVersion": "inferencegateway.io/v1alpha1",
+            "kind": "InferencePoolPolicy",
+            "metadata": {"name": "waiting"},
+            "spec": {"targetRefs": [{"name": POOL}], "queue": spec},
+        }
+    )
+
+
+@asynccontextmanager
+async def full_pool(folder: Path, **spec: str | int) -> AsyncIterator[tuple[Gateway, EngineDouble]]:
+    """A gateway with one engine, which says that it is full."""
+    async with running_engine("one") as engine:
+        engine.full = True
+        async with running_gateway(folder, [engine.address], manifests=queue(**spec)) as gateway:
+            await gateway.sees(engine.address)
+            yield gateway, engine
+
+
+async def waiting_is(gateway: Gateway, count: int) -> None:
+    """Wait until so many requests wait."""
+
+    async def is_so() -> bool:
+        found = await gateway.numbers("igw_picker_waiting_requests")
+        return found.get("", 0.0) == count
+
+    await until(is_so, why=gateway.picker_log)
+
+
+async def ask(gateway: Gateway) -> tuple[int, str | None]:
+    """Status and advice of one request's answer."""
+    async with gateway.session.post(gateway.chat, json=chat_body(SHORT_PROMPT)) as answer:
+        await answer.read()
+        return answer.status, answer.headers.get("retry-after")
+
+
+async def test_a_client_waits_while_the_engine_is_full_and_is_then_served(tmp_path: Path) -> None:
+    async with full_pool(tmp_path) as (gateway, engine), asyncio.TaskGroup() as group:
+        asked = group.create_task(ask(gateway))
+        await waiting_is(gateway, 1)
+        assert engine.bodies == []
+        engine.full = False
+        assert await asked == (200, None)
+        await waiting_is(gateway, 0)
+
+
+async def test_a_client_that_has_waited_too_long_is_told_when_to_come_back(tmp_path: Path) -> None:
+    async with full_pool(tmp_path, waitTimeout="500ms") as (gateway, engine):
+        status, advice = await ask(gateway)
+        assert (status, engine.bodies) == (429, [])
+        assert advice is not None and 1 <= int(advice) <= 60
+
+
+async def test_a_client_that_goes_leaves_the_queue(tmp_path: Path) -> None:
+    async with full_pool(tmp_path) as (gateway, engine), asyncio.TaskGroup() as group:
+        asked = group.create_task(ask(gateway))
+        await waiting_is(gateway, 1)
+        asked.cancel()
+        await waiting_is(gateway, 0)
+        assert engine.bodies == []
+
+
+async def test_a_wait_as_long_as_the_proxy_allows_ends_with_an_answer_of_ours(tmp_path: Path) -> None:
+    """Envoy's patience with the picker is longer than the longest wait."""
+    async with full_pool(tmp_path, waitTimeout="12s") as (gateway, engine):
+        assert (await ask(gateway))[0] == 429
+        assert engine.bodies == []
