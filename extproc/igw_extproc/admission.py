@@ -22,6 +22,10 @@ from igw_extproc.messages import Arrived
 class Applicant(Protocol):
     """Who waits for an answer: one of these is called, once, unless it leaves before. None may raise."""
 
+    @property
+    def held(self) -> bytes | None:
+        """The request's body, where only we have it."""
+
     def placed(self, placed: Placed, now: float) -> None:
         """It goes there."""
 
@@ -70,8 +74,8 @@ class Admission:
         self._arm = arm
         self._lines: dict[str, _Line] = {}
 
-    def admit(self, request: Arrived, applicant: Applicant, held: bytes | None, now: float) -> Placed | Place:
-        """Place the request, or let it wait. `held`: the body that only we have. Raises RoutingError and Unseen."""
+    def admit(self, request: Arrived, applicant: Applicant, now: float) -> Placed | Place:
+        """Place the request, or let it wait. Raises RoutingError and Unseen."""
         wish = self._director.read(request)
         view = wish.serving.view
         if view.queue is None:
@@ -85,7 +89,7 @@ class Admission:
             capacity = bool(wish.allowed or self._director.open_to(pool))
             if self._goes_now(line, wish, capacity, now):
                 return self._director.fulfil(wish, now)
-        waiting, kept = _Waiting(applicant, wish), held_bytes(wish.ask, wish.body or held)
+        waiting, kept = _Waiting(applicant, wish), held_bytes(wish.ask, wish.body or applicant.held)
         waiter, refused = line.queue.offer(waiting, wish.ask, self._tenant(request), kept, now, capacity)
         if waiter is None:
             raise _error(pool, refused[0])

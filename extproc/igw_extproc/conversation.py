@@ -71,13 +71,13 @@ class Process(Conversation):
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
         self._waits: Place | None = None
-        self._later: list[bytes] = []  # what came while it waits: answers must keep the order of messages
+        self._later: tuple[bytes, ...] = ()  # what came while it waits: answers must keep the order of messages
         self._tail = b""  # of the response, where a usage object may have begun
         picker.telemetry.open_streams += 1
 
     def receive(self, message: bytes) -> None:
         if self._waits is not None:
-            self._later.append(message)
+            self._later += (message,)
             return
         started = self._picker.clock()
         try:
@@ -113,6 +113,11 @@ class Process(Conversation):
 
     # What a request that has waited is told (`admission.Applicant`).
 
+    @property
+    def held(self) -> bytes | None:
+        """The request's body, where only we have it."""
+        return self._exchange.held
+
     def placed(self, placed: Placed, now: float) -> None:
         """It goes there."""
         if self._waits is not None:
@@ -134,7 +139,7 @@ class Process(Conversation):
             self._fault("start", GrpcStatus.UNAVAILABLE, "no objects yet")
             return
         try:
-            placed = picker.admission.admit(request, self, self._exchange.held, started)
+            placed = picker.admission.admit(request, self, started)
         except RoutingError as error:
             self._refuse(error)
             return
@@ -177,7 +182,7 @@ class Process(Conversation):
         except Exception:
             log.exception("answer failed")
             self._fault("place", GrpcStatus.INTERNAL, "placement failed")
-        later, self._later = self._later, []
+        later, self._later = self._later, ()
         for message in later:
             self.receive(message)
 
