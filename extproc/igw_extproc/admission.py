@@ -18,6 +18,9 @@ from igw_extproc.flowcontrol.tenants import tenant
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_extproc.messages import Arrived
 
+# Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
+PROXY_LEARNS: Final = 1.0
+
 
 class Applicant(Protocol):
     """Who waits for an answer: one of these is called, once, unless it leaves before. None may raise."""
@@ -44,13 +47,15 @@ class _Waiting(NamedTuple):
 
 
 class _Line:
-    """One pool's queue, and whether its endpoints have room."""
+    """One pool's queue, and whether its endpoints have room. `empty`: there were none when somebody began to wait."""
 
-    __slots__ = ("queue", "room")
+    __slots__ = ("empty", "opens_at", "queue", "room")
 
     def __init__(self, limits: Limits) -> None:
         self.queue: FlowQueue[_Waiting] = FlowQueue(limits)
         self.room = Room()
+        self.empty = False
+        self.opens_at = 0.0
 
 
 class Place(NamedTuple):
@@ -94,6 +99,7 @@ class Admission:
         if waiter is None:
             raise _error(pool, refused[0])
         self.waiting += 1
+        line.empty = line.empty or not capacity
         self._refuse(pool, refused)
         self._arm(waiter.expires_at)
         return Place(line, waiter)
@@ -146,6 +152,11 @@ class Admission:
     def _serve(self, pool: str, line: _Line, now: float) -> None:
         """Whoever's turn it is, as long as there is room."""
         endpoints = self._director.open_to(pool)
+        if line.empty and endpoints:
+            line.empty, line.opens_at = False, now + PROXY_LEARNS
+        if now < line.opens_at:
+            self._arm(line.opens_at)
+            return
         while (head := line.queue.head(now)) is not None and line.room.has(endpoints, head.ask, now):
             assert head.payload is not None, "whoever waits has not ended"
             wish = self._director.renewed(head.payload.wish)

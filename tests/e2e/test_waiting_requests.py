@@ -9,7 +9,7 @@ from pathlib import Path
 from igw_testing.chat_load import SHORT_PROMPT, chat_body
 from igw_testing.engine_double import EngineDouble, running_engine
 from igw_testing.gateway_process import Gateway, running_gateway
-from igw_testing.standalone import until
+from igw_testing.standalone import endpoint_list, until
 
 POOL = "vllm-llama2-7b-pool"
 
@@ -84,3 +84,12 @@ async def test_a_wait_as_long_as_the_proxy_allows_ends_with_an_answer_of_ours(tm
     async with full_pool(tmp_path, waitTimeout="12s") as (gateway, engine):
         assert (await ask(gateway))[0] == 429
         assert engine.bodies == []
+
+
+async def test_requests_for_an_empty_pool_are_served_by_the_first_engine_that_comes(tmp_path: Path) -> None:
+    async with running_engine("one") as engine, running_gateway(tmp_path, [], manifests=queue()) as gateway:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(gateway)) for _ in range(3)]
+            await waiting_is(gateway, 3)
+            (gateway.up.manifests / "endpoints.yaml").write_text(endpoint_list([engine.address]))
+        assert [one.result() for one in asked] == [(200, None)] * 3

@@ -152,6 +152,10 @@ def test_an_endpoint_that_joins_an_empty_pool_serves_who_waits() -> None:
     stream = ask_for(here)
     here.picking.serve(*objects(engines=1))
     here.admission.refresh(here.now)
+    assert answers(stream) == 0, "the proxy may not know it yet"
+    here.now += 1.0
+    assert here.now in here.alarms
+    here.admission.expire(here.now)
     assert destinations(last(stream)) == [address(1)]
 
 
