@@ -17,10 +17,10 @@ PRICE = 4.0
 # An engine whose whole cache is smaller than the request cannot serve it. Room that is taken just now is no reason:
 # what shares a prefix is counted more than once, and even half a token for each that does not fit scattered tenants.
 TOO_SMALL = 1_000_000.0
-# Bringing an adapter into a free place takes about a tenth of a second; with no free place the request waits until
-# the last request of another adapter has ended.
-ADAPTER_LOAD = 2_000.0
-ADAPTER_WAIT = 16_000.0
+# Bringing an adapter into a free place takes some tenths of a second, and evicts in the end what others use; with no
+# free place the request waits until the last request of another adapter has ended, as long as for room in a full cache.
+ADAPTER_LOAD = 8_000.0
+ADAPTER_WAIT = 64_000.0
 
 
 def nothing(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
