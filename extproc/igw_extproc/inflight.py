@@ -25,10 +25,9 @@ DEFAULT_KV_CAPACITY = 100_000
 # Tokens of a request in an engine to which we have sent none yet: others' queue there must cost something.
 DEFAULT_REQUEST_TOKENS = 500.0
 # Terms of `Ledger.delay`, in token equivalents: the time to compute one prompt token.
-# What a full KV cache costs; half full, a quarter of it. A fuller cache slows each decode step, and near its end the
-# engine throws requests out and computes them anew, for which there is no telling how long the answers will be. Linear,
-# it would move tenants while there is room for all; steeper, it is felt too late (docs/policies.md, "The study").
-KV_FULL = 64_000.0
+# A full KV cache slows each decode step, for this request and for all beside it, by about as much in total as a
+# prompt of this length would delay them (batch of a full cache, a few hundred output tokens).
+KV_FULL = 16_000.0
 # Per request in the engine: sampling, scheduling and streaming cost time whatever the length.
 PER_REQUEST = 30.0
 # Weight of the newest request in the running mean of request sizes: a memory of about thirty requests.
@@ -164,7 +163,7 @@ class Ledger:
         self.queued = queued if queued > 0.0 else 0.0
         backlog = self._other_backlog + self._backlog_tokens
         self.backlog_tokens = backlog if backlog > 0.0 else 0.0
-        self.delay = self.backlog_tokens + KV_FULL * self.kv_load * self.kv_load + PER_REQUEST * self.queued
+        self.delay = self.backlog_tokens + KV_FULL * self.kv_load + PER_REQUEST * self.queued
 
     def _add(self, lease: "Lease") -> None:
         self._sequence += 1

@@ -12,15 +12,15 @@ from igw_extproc.inflight import Ledger
 
 # A token that is computed again, because another endpoint holds it, also evicts a token that somebody would reuse,
 # which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses; the
-# higher, the longer a hot prefix waits at its one endpoint. 4 to 6 is flat (docs/policies.md, "The study").
-PRICE = 4.0
-# An engine whose whole cache is smaller than the request cannot serve it. Room that is taken just now is no reason:
-# what shares a prefix is counted more than once, and even half a token for each that does not fit scattered tenants.
-TOO_SMALL = 1_000_000.0
-# Bringing an adapter into a free place takes some tenths of a second, and evicts in the end what others use; with no
-# free place the request waits until the last request of another adapter has ended, as long as for room in a full cache.
-ADAPTER_LOAD = 8_000.0
-ADAPTER_WAIT = 64_000.0
+# higher, the longer a hot prefix waits at its one endpoint. 2.5 to 4 is flat and best (docs/policies.md, "The study").
+PRICE = 2.5
+# A KV token that does not fit makes the request wait until another ends. Low, because our estimate counts a prefix
+# that requests share more than once: at 4 it scattered tenants whose requests did fit.
+SHORT = 0.5
+# Bringing an adapter into a free place takes about a tenth of a second; with no free place the request waits until
+# the last request of another adapter has ended.
+ADAPTER_LOAD = 2_000.0
+ADAPTER_WAIT = 16_000.0
 
 
 def nothing(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
@@ -39,9 +39,12 @@ def least_token(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int
 
 
 def llm_metric(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-    """What is in the way there (`Ledger.delay`), where the request fits at all."""
+    """What is in the way there (`Ledger.delay`), and the KV tokens that do not fit, at SHORT each."""
     need = ask.prompt_tokens + ask.output_tokens
-    return [ledger.delay if ledger.kv_capacity >= need else ledger.delay + TOO_SMALL for ledger in candidates]
+    return [
+        ledger.delay if (free := ledger.kv_free) >= need else ledger.delay + SHORT * (need - free)
+        for ledger in candidates
+    ]
 
 
 def prefix_cache(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
@@ -49,11 +52,16 @@ def prefix_cache(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, in
 
     The whole prompt is common to all candidates and left out: a hit is a rebate.
     """
-    costs = llm_metric(candidates, ask, cached)
     if not cached:
-        return costs
+        return llm_metric(candidates, ask, cached)
+    need = ask.prompt_tokens + ask.output_tokens
     held = cached.get
-    return [cost - PRICE * held(ledger.slot, 0) for cost, ledger in zip(costs, candidates, strict=True)]
+    return [
+        ledger.delay - PRICE * held(ledger.slot, 0)
+        if (free := ledger.kv_free) >= need
+        else ledger.delay - PRICE * (hit := held(ledger.slot, 0)) + SHORT * max(need - hit - free, 0.0)
+        for ledger in candidates
+    ]
 
 
 def add_adapter(costs: list[float], candidates: Sequence[Ledger], adapter: str) -> None:
