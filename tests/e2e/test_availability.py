@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from igw_operator.plan.model import PickerRules
 from igw_testing.chat_load import Chat, Load, chat, engines, load
+from igw_testing.cluster_load import WORKERS, kept_together
 from igw_testing.gateway_process import Gateway, Sim, running_gateway, running_sims
 from igw_testing.standalone import until
 
@@ -21,7 +22,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NAMES = ("one", "two", "three")
 RULES = PickerRules()
-WORKERS = 6
 BACK = 2.0  # seconds from the moment the picker is there again to its next placement
 # What a chat takes at most where nothing makes it wait, on a busy machine.
 QUICK = 2.0
@@ -59,11 +59,6 @@ async def placed_load(gateway: Gateway, sims: tuple[Sim, ...]) -> AsyncIterator[
         await until(lambda: kept_together(running), 20)
         yield running
     await gateway.in_flight_is()
-
-
-def kept_together(running: Load) -> bool:
-    """Whether the last chats all went to one engine: five for each worker, more than can be left from before."""
-    return len(running.chats) >= 5 * WORKERS and len(engines(running.chats[-5 * WORKERS :])) == 1
 
 
 def spread_evenly(chats: list[Chat]) -> bool:

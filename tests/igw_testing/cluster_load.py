@@ -1,4 +1,4 @@
-"""What a load on the test cluster shows: whether its chats were kept together or spread, seen from outside."""
+"""What a load shows, on the test cluster or not: whether its chats were kept together or spread, seen from outside."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -101,10 +101,14 @@ def _picker_settings(rules: PickerRules) -> dict[str, Any]:
     }
 
 
+def _asking(site: Site, names: Names) -> str:
+    """What Envoy Gateway calls the picker's cluster, and its filter after the kind."""
+    return f"envoyextensionpolicy/{names.site(site)}/extproc/0"
+
+
 def _trim(site: Site, names: Names) -> dict[str, Any]:
     """Send the picker only the headers that it reads: most of a message is headers that it would only throw away."""
-    policy = names.site(site)
-    name = f"envoy.filters.http.ext_proc/envoyextensionpolicy/{policy}/extproc/0"
+    name = f"{wire.EXT_PROC_FILTER}/{_asking(site, names)}"
     return {
         "type": LISTENER_TYPE,
         "name": f"{site.gateway}/{site.listener}",
@@ -121,7 +125,7 @@ def _look_again(site: Site, plan: GatewayPlan, names: Names) -> dict[str, Any]:
     """Check a picker that was never reached as often as any: Envoy's own interval for it is a minute."""
     return {
         "type": CLUSTER_TYPE,
-        "name": f"envoyextensionpolicy/{names.site(site)}/extproc/0",
+        "name": _asking(site, names),
         "operation": {
             "op": "add",
             "path": "/health_checks/0/no_traffic_interval",
