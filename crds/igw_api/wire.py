@@ -35,8 +35,21 @@ REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 # Picker -> its own first-byte filter: which lease a response belongs to.
 LEASE_HEADER: Final = "x-igw-lease"
 
-# What no client may send: it would choose a destination, a pool or another request's lease.
-PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER)
+# Picker -> the sidecar beside a decode engine: "ip:port" of the endpoint that computes the prompt; absent: this one
+# does. And what to do when that one fails: PREFILL_STRICT (refuse) or PREFILL_DECODE (compute the prompt here).
+PREFILLER_HEADER: Final = "x-prefiller-host-port"
+PREFILL_FAILURE_HEADER: Final = "x-igw-prefill-failure"
+PREFILL_STRICT: Final = "strict"
+PREFILL_DECODE: Final = "decode"
+
+# Sidecar -> picker, with the response: where the prompt was computed.
+PREFILL_OUTCOME_HEADER: Final = "x-igw-prefill"
+PREFILLED_REMOTELY: Final = "remote"
+PREFILLED_LOCALLY: Final = "local"  # no prefiller was named
+PREFILL_FAILED: Final = "failed"  # the prefiller did not do it: the decode endpoint did, or the request was refused
+
+# What no client may send: it would choose a destination, a prefiller, a pool or another request's lease.
+PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER, PREFILLER_HEADER, PREFILL_FAILURE_HEADER)
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"
@@ -51,6 +64,8 @@ ACTIVE_PORTS_ANNOTATION: Final = "inference.networking.k8s.io/active-ports"
 
 # Labels on an endpoint. The first that is present wins.
 ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+# What an endpoint does of a request: the prompt, the answer, or both, which is the default.
+ROLE_LABELS: Final = ("inferencegateway.io/role", "llm-d.ai/role")
 METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
 METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"
 
