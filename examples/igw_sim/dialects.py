@@ -64,7 +64,7 @@ def _finished(reading: Reading) -> Value:
 
 
 def _waiting_by_reason(reading: Reading) -> Value:
-    deferred = reading.statistics.waiting_for_adapter
+    deferred = reading.statistics.waiting_for_adapter + reading.statistics.loading
     return [({"reason": "capacity"}, reading.statistics.waiting - deferred), ({"reason": "deferred"}, deferred)]
 
 

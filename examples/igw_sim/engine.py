@@ -5,6 +5,10 @@ adapter slot and token budget are there, reuses cached prefix blocks, and prefil
 every step gives it one token, until it has all. When blocks run out the youngest running request is preempted: it
 loses its blocks, goes to the head of the queue, and is prefilled again with what it had generated.
 
+Prefill and decode may be split between two engines. A request with `keep_kv` leaves its KV behind when it ends, until
+`release`. One with `remote_kv` gets blocks for its whole prompt when it is admitted, and a `Fetch` in that step's
+result; whoever drives the engine moves the KV, calls `deliver`, and the sequence computes its last prompt token only.
+
 A decoding sequence advances by exactly one token in every step. So nothing is done per token: each sequence is
 looked at only when it needs a block or ends, and a step costs about the same whatever the batch.
 No I/O, no clock, no asyncio. `driver` runs it in real time; benchmarks run it on a virtual clock.
@@ -15,7 +19,7 @@ from random import Random
 
 from igw_sim.adapters import AdapterSlots
 from igw_sim.blocks import BlockPool
-from igw_sim.model import Finished, Limits, Occupancy, Request, Speed, Statistics, StepResult
+from igw_sim.model import Fetch, Finished, Limits, Occupancy, Request, Speed, Statistics, StepResult
 from igw_sim.sequence import Sequence
 from igw_sim.tally import Tally
 
@@ -36,6 +40,10 @@ class Engine:
         self._running: dict[str, Sequence] = {}
         self._prefilling: dict[str, Sequence] = {}
         self._decoding: dict[str, tuple[str, int]] = {}
+        # Admitted, and waiting for their KV from another engine; and what that other engine keeps for them.
+        self._loading: dict[str, Sequence] = {}
+        self._kept: dict[str, tuple[tuple[int, ...], int]] = {}
+        self._fetches: list[Fetch] = []
         # The values of `_decoding`; None after a change.
         self._pairs: tuple[tuple[str, int], ...] | None = ()
         # By step number: the decoding sequences that need a block in that step, and those that end with it.
@@ -53,18 +61,18 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
-        return bool(self._sequences)
+        """Whether a step would do anything. Those that wait for KV, or for room that kept KV takes, need none."""
+        return bool(self._running) or (bool(self._waiting) and not self._stuck)
 
     @property
     def load(self) -> int:
         """What vLLM's own data-parallel balancer compares: running requests plus four times the waiting ones."""
-        return len(self._running) + 4 * len(self._waiting)
+        return len(self._running) + 4 * (len(self._waiting) + len(self._loading))
 
     @property
     def occupancy(self) -> Occupancy:
         """What a benchmark reads after every step; `statistics` has all the rest and takes longer."""
-        return Occupancy(len(self._running), len(self._waiting), self._pool.used)
+        return Occupancy(len(self._running), len(self._waiting) + len(self._loading), self._pool.used)
 
     def holds(self, block_hashes: tuple[int, ...]) -> int:
         """How many leading blocks of these are here to be reused."""
@@ -72,7 +80,7 @@ class Engine:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue a request. ValueError if it could never be served here, or its id is in use."""
-        if request.id in self._sequences:
+        if request.id in self._sequences or request.id in self._kept:
             raise ValueError(f"request id {request.id!r} is in use")
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise ValueError("a request needs at least one prompt token and one output token")
@@ -94,9 +102,28 @@ class Engine:
         self._tally.cancelled += 1
         return True
 
+    def deliver(self, request_id: str, now: float) -> bool:
+        """The KV of a `Fetch` has come; False if nobody waits for it any more."""
+        sequence = self._loading.pop(request_id, None)
+        if sequence is None:
+            return False
+        hits, sequence.computed, sequence.remote = sequence.computed, sequence.target - 1, False
+        self._enter(sequence, hits, now)
+        self._publish(sequence, sequence.computed)
+        return True
+
+    def release(self, request_id: str) -> bool:
+        """Give up the KV kept of a request with `keep_kv` that has ended; False if there is none."""
+        kept = self._kept.pop(request_id, None)
+        if kept is None:
+            return False
+        self._pool.release(*kept)
+        self._stuck = False
+        return True
+
     def step(self, now: float) -> StepResult:
         """Schedule and run one step that begins at `now`. Without work: an empty result of no duration."""
-        if not self._sequences:
+        if not self.busy:
             return StepResult(0.0)
         preemptions = self._tally.preemptions
         self._loaded = 0
@@ -105,6 +132,9 @@ class Engine:
         prefill = self._continue_prefills(budget)
         if self._tally.preemptions == preemptions and not self._stuck:
             prefill += self._admit(budget - prefill, now)
+        if not prefill and not self._decoding:
+            preempted = self._tally.preemptions - preemptions
+            return StepResult(0.0, preempted=preempted, fetches=self._take_fetches())
         duration = self._duration(prefill)
         return self._end_step(now + duration, duration, prefill, self._tally.preemptions - preemptions)
 
@@ -147,9 +177,9 @@ class Engine:
             if not self._slots.fits(sequence.request.adapter):
                 passed.append(self._waiting.pop(sequence.request.id))
                 continue
-            full = len(self._running) >= self.limits.max_sequences
-            chunk = 0 if full else self._start(sequence, budget - used, now)
-            if not chunk:
+            full = len(self._running) + len(self._loading) >= self.limits.max_sequences
+            chunk = None if full else self._start(sequence, budget - used, now)
+            if chunk is None:
                 self._stuck = True
                 break
             used += chunk
@@ -158,36 +188,41 @@ class Engine:
             self._to_front(sequence)
         return used
 
-    def _start(self, sequence: Sequence, budget: int, now: float) -> int:
-        """Move a waiting sequence into the batch with its first chunk; 0 if its blocks do not fit."""
+    def _start(self, sequence: Sequence, budget: int, now: float) -> int | None:
+        """Move a waiting sequence into the batch with its first chunk, of so many tokens; None if it does not fit."""
         size = self.limits.block_tokens
         hashes = sequence.request.block_hashes if self.limits.prefix_cache else ()
         # At least the last token is computed, or there would be nothing to sample from.
         reused = hashes[: self._pool.match(hashes, (sequence.target - 1) // size)]
         cached = len(reused) * size
-        chunk = min(sequence.target - cached, budget)
+        chunk = sequence.target - cached if sequence.remote else min(sequence.target - cached, budget)
         fresh = self._blocks_for(cached + chunk) - len(reused)
         if not self._pool.fits(reused, fresh):
-            return 0
+            return None
         self._pool.hold(reused)
         self._pool.take(fresh)
         sequence.held, sequence.anonymous, sequence.published = list(reused), fresh, len(reused)
         sequence.computed = cached
-        self._enter(sequence, now)
+        del self._waiting[sequence.request.id]
+        self._loaded += self._slots.enter(sequence.request.adapter)
+        if sequence.remote:
+            self._loading[sequence.request.id] = sequence
+            self._fetches.append(Fetch(sequence.request.id, chunk))
+            return 0
+        self._enter(sequence, cached, now)
         self._compute(sequence, chunk)
         return chunk
 
-    def _enter(self, sequence: Sequence, now: float) -> None:
+    def _enter(self, sequence: Sequence, hits: int, now: float) -> None:
+        """Put a sequence with KV for `computed` tokens into the batch; `hits` of them were found in the cache here."""
         request = sequence.request
-        del self._waiting[request.id]
         self._running[request.id] = self._prefilling[request.id] = sequence
         self._admissions += 1
         sequence.order = self._admissions
         if sequence.admitted_at < 0:
             sequence.admitted_at = now
             sequence.cached_tokens = sequence.computed
-            self._tally.admit(request.prompt_tokens, sequence.computed)
-        self._loaded += self._slots.enter(request.adapter)
+            self._tally.admit(request.prompt_tokens, hits)
 
     def _compute(self, sequence: Sequence, chunk: int) -> None:
         sequence.computed += chunk
@@ -231,14 +266,18 @@ class Engine:
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch and return its blocks and its adapter slot."""
+        self._leave_batch(sequence)
+        self._pool.release(sequence.held, sequence.anonymous)
+        sequence.vacate()
+
+    def _leave_batch(self, sequence: Sequence) -> None:
         request = sequence.request
         if self._decoding.pop(request.id, None) is not None:
             self._context -= sequence.computed_by(self._steps)
             self._pairs = None
         self._prefilling.pop(request.id, None)
-        del self._running[request.id]
-        self._pool.release(sequence.held, sequence.anonymous)
-        sequence.vacate()
+        if self._loading.pop(request.id, None) is None:
+            del self._running[request.id]
         self._slots.leave(request.adapter)
         self._stuck = False
 
@@ -271,7 +310,11 @@ class Engine:
         self._tally.generation_tokens += decoded + len(first)
         self._tally.observe("step_tokens", prefill + decoded)
         emitted += tuple(sequence.pair for sequence in first)
-        return StepResult(duration, emitted, finished, prefill, decoded, preempted)
+        return StepResult(duration, emitted, finished, prefill, decoded, preempted, self._take_fetches())
+
+    def _take_fetches(self) -> tuple[Fetch, ...]:
+        fetches, self._fetches = tuple(self._fetches), []
+        return fetches
 
     def _begin_decoding(self, sequence: Sequence, end: float) -> None:
         """The prefill is done, and gave one token; from the next step on the sequence decodes."""
@@ -291,7 +334,11 @@ class Engine:
 
     def _finish(self, sequence: Sequence, end: float) -> Finished:
         self._publish(sequence, sequence.computed_by(self._steps))
-        self._leave(sequence)
+        if sequence.request.keep_kv:
+            self._kept[sequence.request.id] = tuple(sequence.held), sequence.anonymous
+            self._leave_batch(sequence)
+        else:
+            self._leave(sequence)
         del self._sequences[sequence.request.id]
         finished = sequence.finished(end)
         self._tally.finish(finished, sequence.request.finish_reason)
@@ -314,7 +361,7 @@ class Engine:
         tally = self._tally
         return Statistics(
             running=len(self._running),
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + len(self._loading),
             waiting_for_adapter=sum(not self._slots.fits(adapter) for adapter in waiting_adapters),
             decoding=len(self._decoding),
             kv_used_blocks=self._pool.used,
@@ -333,4 +380,6 @@ class Engine:
             running_adapters=self._slots.running,
             waiting_adapters=tuple(dict.fromkeys(waiting_adapters)),
             histograms=tally.histograms(),
+            loading=len(self._loading),
+            kept=len(self._kept),
         )

@@ -25,6 +25,10 @@ class Request:
     adapter: str | None = None
     # Why it will end, for the statistics: "stop" or "length".
     finish_reason: str = "stop"
+    # Its KV stays when it ends, for another engine, until released.
+    keep_kv: bool = False
+    # The KV of its prompt comes from another engine.
+    remote_kv: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -122,6 +126,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """KV that a request waits for: its blocks are there, `tokens` of its prompt are to come from another engine."""
+
+    id: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """One step. Its tokens exist `duration` seconds after it began; the engine's own state is already past it."""
 
@@ -131,10 +143,12 @@ class StepResult:
     prefill_tokens: int = 0
     decode_sequences: int = 0
     preempted: int = 0
+    # Transfers that begin when the step does.
+    fetches: tuple[Fetch, ...] = ()
 
 
 class Occupancy(NamedTuple):
-    """How full an engine is: requests in the batch, requests in its queue, KV blocks held by requests."""
+    """How full an engine is: requests in the batch; those in its queue or waiting for KV; blocks held by requests."""
 
     running: int
     waiting: int
@@ -167,6 +181,10 @@ class Statistics:
     running_adapters: tuple[str, ...] = ()
     waiting_adapters: tuple[str, ...] = ()
     histograms: Mapping[str, HistogramData] = field(default_factory=dict)
+    # Of the waiting, those whose KV is on its way from another engine.
+    loading: int = 0
+    # Ended requests whose KV waits to be fetched; their blocks are held.
+    kept: int = 0
 
     @property
     def kv_usage(self) -> float:

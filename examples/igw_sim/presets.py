@@ -2,20 +2,26 @@
 
 The numbers are estimates from public hardware figures, not measurements: the time of a decode step is the weights
 over the memory bandwidth plus launch overhead, a KV token costs its bytes over the bandwidth, and the KV cache is
-what the weights leave free. A sequence costs what the engine's own Python does for it in each step.
+what the weights leave free. A sequence costs what the engine's own Python does for it in each step. KV moves between
+engines over the network that such machines usually have: 25 Gb/s, or 400 Gb/s for each of the H100s.
 """
 
 from dataclasses import dataclass
 
 from igw_sim.model import Limits, Speed
+from igw_sim.transfer import Transfer
+
+# Tokens of half a megabyte over 25 Gb/s.
+_ETHERNET = Transfer(524_288, 3.1e9, setup_s=0.003)
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How large and how fast."""
+    """How large, how fast, and how fast its KV reaches another engine."""
 
     limits: Limits
     speed: Speed
+    transfer: Transfer = _ETHERNET
 
 
 PRESETS = {
@@ -26,25 +32,30 @@ PRESETS = {
     "a10-llama2-7b": Preset(
         Limits(kv_blocks=875, max_sequences=256, max_batched_tokens=2048, max_model_tokens=4096),
         Speed(3500, decode_step_s=0.0285, decode_per_seq_s=2.5e-4, decode_per_kv_token_s=0.9e-6, adapter_load_s=0.1),
+        _ETHERNET,
     ),
     # 24 GB and 300 GB/s; grouped attention takes a quarter of the KV bytes.
     "l4-llama3-8b": Preset(
         Limits(kv_blocks=2000, max_sequences=256, max_batched_tokens=2048, max_model_tokens=8192),
         Speed(2500, decode_step_s=0.055, decode_per_seq_s=1e-4, decode_per_kv_token_s=0.45e-6, adapter_load_s=0.1),
+        Transfer(131_072, 3.1e9, setup_s=0.003),
     ),
     # 80 GB and 3.35 TB/s.
     "h100-llama3-8b": Preset(
         Limits(kv_blocks=25_000, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
         Speed(25_000, decode_step_s=0.0065, decode_per_seq_s=2e-5, decode_per_kv_token_s=0.045e-6, adapter_load_s=0.03),
+        Transfer(131_072, 50e9, setup_s=0.002),
     ),
     # Four of them, tensor parallel.
     "h100x4-llama3-70b": Preset(
         Limits(kv_blocks=27_000, max_sequences=256, max_batched_tokens=8192, max_model_tokens=32_768),
         Speed(9000, decode_step_s=0.0165, decode_per_seq_s=4e-5, decode_per_kv_token_s=0.03e-6, adapter_load_s=0.05),
+        Transfer(327_680, 200e9, setup_s=0.002),
     ),
     # No real machine: small and quick, so that a test reaches every limit soon.
     "tiny": Preset(
         Limits(kv_blocks=256, max_sequences=8, max_batched_tokens=512, max_model_tokens=4096),
         Speed(100_000, decode_step_s=0.002, decode_per_seq_s=1e-5, decode_per_kv_token_s=1e-8, adapter_load_s=0.001),
+        Transfer(1_000, 1e9, setup_s=0.001),
     ),
 }

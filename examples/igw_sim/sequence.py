@@ -24,6 +24,7 @@ class Sequence:
         "pair",
         "preemptions",
         "published",
+        "remote",
         "request",
         "target",
     )
@@ -39,6 +40,8 @@ class Sequence:
         self.computed = 0
         self.target = request.prompt_tokens
         self.entered = -1
+        # Whether the prompt's KV is still to come from another engine. Lost later, it is computed here.
+        self.remote = request.remote_kv
         self.held: list[int] = []
         self.anonymous = 0
         # How many leading blocks came from the prefix cache, or were offered to it.
