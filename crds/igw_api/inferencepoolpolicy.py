@@ -32,11 +32,22 @@ class TargetRef(PoolRef):
     """A pool that the policy is for."""
 
 
+class Shadow(Strict):
+    """A second policy that chooses as well, and is only compared."""
+
+    policy: SchedulingPolicy
+    """Name of the placement policy to compare with the one in force."""
+    sampling: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of the requests that are compared, from 0 to 1."""
+
+
 class Scheduling(Strict):
     """How an endpoint is chosen for each request."""
 
     policy: SchedulingPolicy = "prefix-cache"
     """Name of the placement policy; docs/policies.md explains each."""
+    shadow: Shadow | None = None
+    """Lets a second policy choose as well, without effect: the picker's metrics tell what it would have done."""
 
 
 class Queue(Strict):
@@ -73,7 +84,9 @@ class InferencePoolPolicy(ApiObject):
         """The policy. Raises Invalid."""
         meta, spec = self.metadata, self.spec
         pools = tuple(pool_key(meta, ref, ("targetRefs", index)) for index, ref in enumerate(spec.target_refs))
-        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, _queue(spec.queue)),)
+        shadow = spec.scheduling.shadow
+        compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
+        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, _queue(spec.queue), compared),)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:

@@ -115,6 +115,14 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """A second scheduling policy that is compared with the one in force, on this share of the requests."""
+
+    policy: str
+    sampling: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How requests to `pools` are placed, beyond what the standard kinds can say; the oldest object wins."""
 
@@ -123,6 +131,7 @@ class Policy:
     scheduling: str | None = None  # name of a scheduling policy; None: the picker's default
     created: float = 0.0
     queue: Queue | None = None  # None: requests do not wait, but go to the engines' own queues
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from igw_api.objects import (
     Pool,
     Queue,
     RewriteRule,
+    Shadow,
     Target,
     addresses,
 )
@@ -59,6 +60,7 @@ class PoolView:
     objectives: Mapping[str, Objective] = field(default_factory=dict)
     rules: tuple[RewriteRule, ...] = ()
     queue: Queue | None = None  # None: requests do not wait with us
+    shadow: Shadow | None = None
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
 
     @property
@@ -226,14 +228,24 @@ class Datastore:
         return RouteView.to(tuple(view for view in found if view is not None), lead.announce)
 
     def _policy(self, policy: Policy | None) -> str:
-        """The name of its scheduling policy. One that a newer operator may know must not stop an older picker."""
+        """The name of its scheduling policy."""
         name = policy.scheduling if policy is not None else None
-        if name is None or name in POLICIES:
+        if name is None or self._knows(name):
             return name or self._default_policy
+        return self._default_policy
+
+    def _shadow(self, policy: Policy | None) -> Shadow | None:
+        shadow = policy.shadow if policy is not None else None
+        return shadow if shadow is not None and self._knows(shadow.policy) else None
+
+    def _knows(self, name: str) -> bool:
+        """Whether there is such a policy. One that a newer operator may know must not stop an older picker."""
+        if name in POLICIES:
+            return True
         if name not in self._unknown_policies:
             self._unknown_policies.add(name)
             log.error("unknown policy, the default is used name=%s default=%s", name, self._default_policy)
-        return self._default_policy
+        return False
 
     def _view(self, pool: Pool, objects: ObjectSet, unseen: bool) -> PoolView:
         policy = winning_policy(pool.key, objects.policies.values())
@@ -242,6 +254,7 @@ class Datastore:
             endpoints=tuple(_endpoints(pool, objects)),
             policy=self._policy(policy),
             queue=policy.queue if policy is not None else None,
+            shadow=self._shadow(policy),
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

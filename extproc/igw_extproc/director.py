@@ -21,6 +21,7 @@ from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
+from igw_extproc.scheduling.shadow import Shadow, Shadows
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class Director:
         self._prefix = f"{rng.getrandbits(32):08x}-"
         self._count = 0
         self._serving: dict[str, _Serving] = {}
+        self.shadows = Shadows()
         self.flights: dict[str, Flight] = {}
 
     @property
@@ -157,8 +159,11 @@ class Director:
             known = before.get(name)
             scheduler = known.scheduler if known is not None else Scheduler(POLICIES[view.policy], self._index)
             scheduler.policy = POLICIES[view.policy]
+            scheduler.onlooker = self._shadow(view)
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
             self._serving[name] = _Serving(view, ledgers, scheduler)
+        shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
+        self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
 
     def place(self, request: Arrived, now: float) -> Placed:
         """Decide where `request` goes and reserve its share there. Raises RoutingError and Unseen."""
@@ -221,6 +226,12 @@ class Director:
         """The request is over. More than once is as good as once."""
         if self.flights.pop(flight.lease_id, None) is not None:
             flight.ended(now)
+
+    def _shadow(self, view: PoolView) -> Shadow | None:
+        wanted = view.shadow
+        if wanted is None:
+            return None
+        return self.shadows.of(view.name, POLICIES[view.policy], POLICIES[wanted.policy], wanted.sampling)
 
     def _fly(self, view: PoolView, model: str, decision: Decision, now: float) -> Flight:
         self._count += 1
@@ -316,7 +327,7 @@ def _ask(
     prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
     produces = 0 if reading.api in _PRODUCES_NOTHING else DEFAULT_OUTPUT_TOKENS
     output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
-    prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.policy.reuses_prefixes else ()
+    prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
     return Ask(target, prompt, output, prefix, adapter, resolved.priority)
 
 

@@ -26,6 +26,7 @@ from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
+from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources import files, kube_access, kubernetes
@@ -47,7 +48,7 @@ class Parts:
     def __init__(self, settings: Settings, clock: Callable[[], float], rng: random.Random) -> None:
         self.datastore = Datastore(settings.policy, clock)
         self.index = PrefixIndex()
-        self.ledgers = Ledgers(gone=self.index.forget, changed=self._engine_spoke)
+        self.ledgers = Ledgers(gone=self._forget, changed=self._engine_spoke)
         self.scraper = Scraper(self.ledgers, rng, self._in_flight)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
@@ -70,6 +71,10 @@ class Parts:
     def _in_flight(self, address: str) -> int:
         ledger = self.ledgers.get(address)
         return ledger.requests if ledger is not None else 0
+
+    def _forget(self, slot: int) -> None:
+        self.index.forget(slot)
+        self.director.shadows.forget(slot)
 
     def _objects_changed(self) -> None:
         endpoints = self.datastore.endpoints()
@@ -181,6 +186,9 @@ class _Snapshots:
 
     def queues(self) -> Mapping[str, QueueStatistics]:
         return self._parts.admission.statistics(self._parts.clock())
+
+    def shadows(self) -> Mapping[str, ShadowStatistics]:
+        return self._parts.director.shadows.statistics()
 
     def unseen_pools(self) -> list[str]:
         return [view.name for view in self._parts.datastore.views.values() if view.unseen]

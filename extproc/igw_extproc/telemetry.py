@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
+from igw_extproc.scheduling.shadow import ShadowStatistics, Side
 from igw_extproc.scraper import ScraperStatistics
 
 # Placement is tens of microseconds of work; above 10 ms something is wrong.
@@ -112,6 +113,7 @@ class Sources(Protocol):
     def prefix_entries(self) -> int: ...
     def unseen_pools(self) -> Collection[str]: ...
     def queues(self) -> Mapping[str, QueueStatistics]: ...
+    def shadows(self) -> Mapping[str, ShadowStatistics]: ...
 
 
 class PickerCollector(Collector):
@@ -125,6 +127,7 @@ class PickerCollector(Collector):
         """All families, in the order of `docs/metrics.md`."""
         yield from self._request_families()
         yield from self._queue_families()
+        yield from self._shadow_families()
         yield from self._latency_families()
         yield from self._endpoint_families()
         yield from self._inner_families()
@@ -171,6 +174,30 @@ class PickerCollector(Collector):
         yield waiting
         yield ends
         yield _histograms("igw_picker_wait_seconds", "What placed requests had waited.", self._telemetry.wait)
+
+    def _shadow_families(self) -> Iterable[Metric]:
+        shadows = self._sources.shadows()
+        for name, text, total in _SHADOW_TOTALS:
+            family = CounterMetricFamily(f"igw_picker_shadow_{name}", text, labels=("pool", "active", "shadow"))
+            for pool, row in shadows.items():
+                family.add_metric((pool, row.active.policy, row.shadow.policy), total(row))
+            yield family
+        sides = [
+            (pool, side.policy, role, side)
+            for pool, row in shadows.items()
+            for role, side in (("active", row.active), ("shadow", row.shadow))
+        ]
+        for name, text, value in _SHADOW_SIDES:
+            family = CounterMetricFamily(f"igw_picker_shadow_{name}", text, labels=("pool", "policy", "role"))
+            for pool, policy, role, side in sides:
+                family.add_metric((pool, policy, role), value(side))
+            yield family
+        labels = ("pool", "policy", "role", "endpoint")
+        choices = CounterMetricFamily("igw_picker_shadow_choices", "Choices of each policy.", labels=labels)
+        for pool, policy, role, side in sides:
+            for address, count in side.choices.items():
+                choices.add_metric((pool, policy, role, address), count)
+        yield choices
 
     def _latency_families(self) -> Iterable[Metric]:
         told = self._telemetry
@@ -224,6 +251,15 @@ class PickerCollector(Collector):
             value=self._sources.prefix_entries(),
         )
 
+
+_SHADOW_TOTALS: tuple[tuple[str, str, Callable[[ShadowStatistics], float]], ...] = (
+    ("compared", "Placements that both policies chose for.", lambda row: row.compared),
+    ("agreed", "Of these, those with the same choice.", lambda row: row.agreed),
+)
+_SHADOW_SIDES: tuple[tuple[str, str, Callable[[Side], float]], ...] = (
+    ("gain", "What its choices cost less than the other's, by its own formula.", lambda side: side.gain),
+    ("prefix_hit_tokens", "Prompt tokens expected in the cache of its choices.", lambda side: side.cached_tokens),
+)
 
 _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ...] = (
     (

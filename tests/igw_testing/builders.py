@@ -19,6 +19,7 @@ from igw_api.objects import (
     Queue,
     Rewrite,
     RewriteRule,
+    Shadow,
     Target,
 )
 from igw_api.objectset import ObjectSet
@@ -88,10 +89,15 @@ def rule(*models: str, **weights: int) -> RewriteRule:
 
 
 def policy(
-    scheduling: str, *pools: str, name: str = "policy", created: float = 0.0, queue: Queue | None = None
+    scheduling: str,
+    *pools: str,
+    name: str = "policy",
+    created: float = 0.0,
+    queue: Queue | None = None,
+    shadow: Shadow | None = None,
 ) -> Policy:
     """How those pools place requests."""
-    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue)
+    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:
@@ -132,7 +138,7 @@ class Picking:
         leads: Mapping[str, Lead] | None = None,
     ) -> None:
         self.index = PrefixIndex()
-        self.ledgers = Ledgers(gone=self.index.forget)
+        self.ledgers = Ledgers(gone=self._forget)
         self.now = 0.0  # what the datastore takes for the time
         self.datastore = Datastore(default_policy, lambda: self.now)
         self.director = Director(self.datastore, self.ledgers, self.index, random.Random(seed))
@@ -160,6 +166,10 @@ class Picking:
     def in_flight(self) -> int:
         """Requests counted at all endpoints."""
         return sum(one.requests for one in self.ledgers)
+
+    def _forget(self, slot: int) -> None:
+        self.index.forget(slot)
+        self.director.shadows.forget(slot)
 
     def _changed(self) -> None:
         self.ledgers.sync(self.datastore.endpoints())

@@ -7,7 +7,7 @@ and the index it updates. The director calls `Scheduler.pick` with a pool's cand
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
@@ -30,6 +30,26 @@ class Policy:
     reuses_prefixes: bool = False
 
 
+class Onlooker(Protocol):
+    """Who is told of each pick before it is reserved, and must change nothing: a shadow policy.
+
+    `index`: the prefix index that it wants filled where the active policy has none.
+    """
+
+    @property
+    def index(self) -> PrefixIndex | None: ...
+
+    def look(
+        self,
+        candidates: Sequence[Ledger],
+        ask: Ask,
+        costs: Sequence[float],
+        cached: Mapping[int, int],
+        chosen: int,
+        now: float,
+    ) -> None: ...
+
+
 class Decision(NamedTuple):
     """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
 
@@ -44,8 +64,21 @@ class Scheduler:
 
     def __init__(self, policy: Policy, index: PrefixIndex) -> None:
         self.policy = policy
+        self.onlooker: Onlooker | None = None
         self._index = index
         self._turn = -1
+
+    @property
+    def reads_prefixes(self) -> bool:
+        """Whether an `Ask` needs its prefix: hashing a prompt for nobody would be waste."""
+        return self._learning is not None
+
+    @property
+    def _learning(self) -> PrefixIndex | None:
+        """The index that learns what was placed where."""
+        if self.policy.reuses_prefixes:
+            return self._index
+        return self.onlooker.index if self.onlooker is not None else None
 
     def pick(
         self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
@@ -55,7 +88,7 @@ class Scheduler:
             return None
         policy = self.policy
         cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
-        costs = self._costs(candidates, ask, cached)
+        costs = costs_of(policy, candidates, ask, cached)
         told = _by_address(candidates, costs) if explain else None
         self._turn += 1
         order = policy.picker(candidates, costs, self._turn, rng)
@@ -65,18 +98,21 @@ class Scheduler:
             # happens once for each silence: a winner that is not stale needs no look at the others.
             _age(candidates, now)
             return self.pick(candidates, ask, now, rng, explain)
+        if self.onlooker is not None:
+            self.onlooker.look(candidates, ask, costs, cached, order[0], now)
         hit = cached.get(best.slot, 0)
-        expectation = None
-        if policy.reuses_prefixes and ask.prefix:
-            expectation = self._index.expect(best.slot, ask.prefix, best.kv_capacity)
+        index = self._learning if ask.prefix else None
+        expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
         lease = best.reserve(ask, hit, now, expectation)
         return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
 
-    def _costs(self, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-        costs = self.policy.costs(candidates, ask, cached)
-        if ask.adapter is not None:
-            add_adapter(costs, candidates, ask.adapter)
-        return costs
+
+def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+    """What each candidate costs by `policy`, the request's adapter included."""
+    costs = policy.costs(candidates, ask, cached)
+    if ask.adapter is not None:
+        add_adapter(costs, candidates, ask.adapter)
+    return costs
 
 
 def _age(candidates: Sequence[Ledger], now: float) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from igw_api.objects import Key, Policy, Queue
+from igw_api.objects import Key, Policy, Queue, Shadow
 from igw_testing.manifest_texts import accepted, manifest, refusals
 
 
@@ -26,6 +26,14 @@ def test_a_queue_is_what_a_policy_asks_for_and_has_defaults() -> None:
     assert accepted(policy({"name": "a"}, queue=asked), Policy).queue == Queue(10, 0.5, 2.0, 0)
 
 
+def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> None:
+    assert accepted(policy({"name": "a"}), Policy).shadow is None
+    shadowed = policy({"name": "a"}, scheduling={"shadow": {"policy": "llm-metric"}})
+    assert accepted(shadowed, Policy).shadow == Shadow("llm-metric", 1.0)
+    sampled = policy({"name": "a"}, scheduling={"shadow": {"policy": "random", "sampling": 0.25}})
+    assert accepted(sampled, Policy).shadow == Shadow("random", 0.25)
+
+
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
@@ -35,6 +43,15 @@ def test_a_queue_is_what_a_policy_asks_for_and_has_defaults() -> None:
         (policy({"name": "a"}, queue={"waitTimeout": "a while"}), "spec.queue.waitTimeout: must"),
         (policy({"name": "a"}, queue={"waitTimeout": "13s"}), "spec.queue.waitTimeout: must be from 100ms to 12s"),
         (policy({"name": "a"}, queue={"retryPeriod": "0s"}), "spec.queue.retryPeriod: must be 100ms or more"),
+        (policy({"name": "a"}, scheduling={"shadow": {}}), "spec.scheduling.shadow.policy: is required"),
+        (
+            policy({"name": "a"}, scheduling={"shadow": {"policy": "best"}}),
+            "spec.scheduling.shadow.policy: must be one of",
+        ),
+        (
+            policy({"name": "a"}, scheduling={"shadow": {"policy": "random", "sampling": 1.5}}),
+            "spec.scheduling.shadow.sampling: must be",
+        ),
         (policy({"name": "a"}, scheduling={"policy": "best"}), "spec.scheduling.policy: must be one of 'prefix-cache'"),
     ],
 )

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from igw_api.objects import Shadow
 from igw_extproc import telemetry
 from igw_extproc.domain import Outcome
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
+from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.telemetry import FIRST_BYTE_BOUNDS, PLACEMENT_BOUNDS, TOKEN_BOUNDS, Histogram, Telemetry
-from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, members, pool
+from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, members, policy, pool
 from igw_testing.waiting import ask
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -48,6 +50,9 @@ class Parts:
 
     def queues(self) -> Mapping[str, QueueStatistics]:
         return {"default/llm": self.queue.statistics(0.0)}
+
+    def shadows(self) -> Mapping[str, ShadowStatistics]:
+        return self.picking.director.shadows.statistics()
 
     def unseen_pools(self) -> Sequence[str]:
         return [view.name for view in self.picking.datastore.views.values() if view.unseen]
@@ -104,7 +109,9 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
     }
     shown = {}
     here = parts()
-    here.picking.serve(pool(), pool("hidden"), *members(2), unseen=["hidden"])
+    shadowed = policy("prefix-cache", shadow=Shadow("round-robin"))
+    here.picking.serve(pool(), pool("hidden"), *members(2), shadowed, unseen=["hidden"])
+    here.picking.director.place(arrived(chat(), route="default/llm"), 1.0)
     here.picking.ledgers.unreachable(address(2), "refused", 1.0)
     for family in telemetry.registry(full(), here).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
