@@ -84,7 +84,7 @@ def test_every_kind_of_ours_or_the_extension_has_a_definition_for_each_version()
 def test_every_node_has_a_type_and_only_keywords_that_the_api_server_knows(schema: dict[str, Any]) -> None:
     known = set(V1JSONSchemaProps.attribute_map.values()) - FORBIDDEN - MODES
     for path, node in nodes(schema):
-        assert node["type"] in {"object", "array", "string", "integer", "boolean"}, path
+        assert node["type"] in {"object", "array", "string", "integer", "number", "boolean"}, path
         assert set(node) <= known, path
         assert node["type"] != "array" or "items" in node, path
         assert not ("properties" in node and "additionalProperties" in node), path
@@ -101,7 +101,7 @@ def test_defaults_fit_and_required_fields_exist(schema: dict[str, Any]) -> None:
     for path, node in nodes(schema):
         assert set(node.get("required", [])) <= set(node.get("properties", {})), path
         if "default" in node:
-            kind = {"object": dict, "string": str, "integer": int, "boolean": bool}[node["type"]]
+            kind = {"object": dict, "string": str, "integer": int, "number": float, "boolean": bool}[node["type"]]
             assert isinstance(node["default"], kind), path
             assert node["default"] in node.get("enum", [node["default"]]), path
         if node.get("x-kubernetes-list-type") == "map":
