@@ -20,6 +20,7 @@ OBJECTIVE_HEADER: Final = "x-gateway-inference-objective"
 MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
 MODEL_HEADER: Final = "x-gateway-model-name"
 FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
+SESSION_HEADER: Final = "x-session-id"
 
 # Picker -> client.
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"

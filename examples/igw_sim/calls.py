@@ -4,7 +4,7 @@ Bytes in, one `Call` or an `ApiError` out. No HTTP objects and no engine here.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -42,6 +42,9 @@ class Call:
     inputs: tuple[str, ...] = ()
     base64: bool = False
     top_n: int | None = None
+    previous: str | None = None  # the response that it continues
+    response_id: str | None = None  # what its own response is to be called
+    keeps: bool = False  # whether its response is kept
 
 
 # Served model name to the adapter it stands for; None is the base model.
@@ -85,7 +88,13 @@ def _responses(data: dict[str, Any], model: str, adapter: str | None) -> Call:
     given = data.get("input")
     turns = [("system", _text(data["instructions"], "instructions"))] if data.get("instructions") else []
     turns += [("user", given)] if isinstance(given, str) else _turns(given, "input")
-    return _generation(data, model, adapter, tokens.conversation(turns), _integer(data, "max_output_tokens", 1))
+    call = _generation(data, model, adapter, tokens.conversation(turns), _integer(data, "max_output_tokens", 1))
+    return replace(
+        call,
+        previous=_optional(data, "previous_response_id"),
+        response_id=_optional(data, "request_id"),
+        keeps=data.get("store") is not False,
+    )
 
 
 def _messages(data: dict[str, Any], model: str, adapter: str | None) -> Call:
@@ -159,6 +168,13 @@ def _integer(data: dict[str, Any], name: str, least: int | None = None) -> int |
         raise ApiError(400, f"{name} must be an integer", param=name)
     if least is not None and value < least:
         raise ApiError(400, f"{name} must be at least {least}, got {value}.", param=name)
+    return value
+
+
+def _optional(data: dict[str, Any], name: str) -> str | None:
+    value = data.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ApiError(400, f"{name} must be a string", param=name)
     return value
 
 

@@ -44,6 +44,7 @@ class Header:
     created: int
     include_usage: bool
     finish_reason: str
+    response_id: str  # of the responses API
 
 
 class Reply(Protocol):

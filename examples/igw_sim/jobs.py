@@ -19,7 +19,8 @@ class Job:
 
     def header(self, call: Call, created: int) -> Header:
         """What its reply repeats; `created` is Unix time in seconds."""
-        return Header(self.request.id, call.model, created, call.include_usage, self.request.finish_reason)
+        named = call.response_id or "resp_" + self.request.id
+        return Header(self.request.id, call.model, created, call.include_usage, self.request.finish_reason, named)
 
     def usage(self, finished: Finished) -> Usage:
         """The token counts of its reply."""

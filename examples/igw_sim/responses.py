@@ -36,7 +36,7 @@ class Responses:
             "total_tokens": usage.prompt + usage.completion,
         }
         return {
-            "id": "resp_" + self._header.id,
+            "id": self._header.response_id,
             "object": "response",
             "created_at": self._header.created,
             "model": self._header.model,

@@ -26,8 +26,9 @@ from igw_sim.driver import Driver, Ticket
 from igw_sim.events import Reply
 from igw_sim.exposition import Page
 from igw_sim.jobs import Job, plan
+from igw_sim.kept import Kept, Response
 from igw_sim.lengths import Lengths
-from igw_sim.model import Limits, Speed
+from igw_sim.model import Finished, Limits, Speed
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class SimServer:
         self._dialect = DIALECTS[settings.dialect]
         self._page = Page(self._dialect, settings.models[0], settings.adapters, settings.limits, time.time())
         self._served: Counter[str] = Counter()
+        self._kept = Kept()
         self._started = asyncio.get_running_loop().time()
         self._requests: deque[dict[str, Any]] = deque(maxlen=settings.keep_requests)
         self._number = 0
@@ -98,6 +100,7 @@ class SimServer:
         app.on_response_prepare.append(self._sign)
         for path, api in _PATHS.items():
             app.router.add_post(path, self._api(api))
+        app.router.add_get("/v1/responses/{id}", self._kept_response)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/version", self._version)
@@ -187,7 +190,7 @@ class SimServer:
                 error = calls.ApiError(status, "injected failure", "InternalServerError")
                 return _json(error.body(), status)
             try:
-                call = calls.parse(api, await request.read(), self._models)
+                call = self._kept.continued(calls.parse(api, await request.read(), self._models))
                 request[_RECORD]["model"] = call.model
                 response = await self._answer(api, call, request, reset is not None)
             except calls.ApiError as error:
@@ -217,8 +220,12 @@ class SimServer:
                 return _json(replies.BODIES[api](call, job.request.id, job.request.prompt_tokens))
             reply = replies.REPLIES[api](job.header(call, int(time.time())))
             if call.stream:
-                return await self._stream(request, reply, job, ticket, reset)
+                response = await self._stream(request, reply, job, ticket, reset)
+                if ticket.finished is not None:
+                    self._keep(call, job, reply, ticket.finished)
+                return response
             finished = await ticket.done()
+            self._keep(call, job, reply, finished)
             if reset:
                 _reset(request.transport)
             return _json(reply.body(job.text, job.usage(finished)))
@@ -251,7 +258,18 @@ class SimServer:
                 _reset(request.transport)
         return response
 
+    def _keep(self, call: calls.Call, job: Job, reply: Reply, finished: Finished) -> None:
+        if call.keeps:
+            body = reply.body(job.text, job.usage(finished))
+            self._kept.put(job.header(call, 0).response_id, Response(call.prompt + job.text, body))
+
     # Everything else.
+
+    async def _kept_response(self, request: web.Request) -> web.Response:
+        try:
+            return _json(self._kept.get(request.match_info["id"]).body)
+        except calls.ApiError as error:
+            return _json(error.body(), error.status)
 
     async def _list_models(self, request: web.Request) -> web.Response:
         cards = [

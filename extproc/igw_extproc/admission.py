@@ -94,7 +94,7 @@ class Admission:
             capacity = bool(wish.allowed or self._director.open_to(pool))
             if self._goes_now(line, wish, capacity, now):
                 return self._director.fulfil(wish, now)
-        waiting, kept = _Waiting(applicant, wish), held_bytes(wish.ask, wish.body or applicant.held)
+        waiting, kept = _Waiting(applicant, wish), held_bytes(wish.ask, wish.unnamed or wish.body or applicant.held)
         waiter, refused = line.queue.offer(waiting, wish.ask, self._tenant(request), kept, now, capacity)
         if waiter is None:
             raise _error(pool, refused[0])

@@ -243,7 +243,8 @@ def _parsed_attributes(entry: bytes) -> Mapping[str, str]:
     return _attributes(_parse(pb.ProcessingRequest, one_message.field(9, entry)))
 
 
-# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths only miss the cache.
+# Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths or name their
+# sessions only miss the cache: 5 us more.
 _remembered = lru_cache(1024)(_parsed_attributes)
 
 

@@ -163,6 +163,8 @@ class Process(Conversation):
         told.requests[(flight.pool, flight.model, _PLACED)] += 1
         told.placed[flight.first_choice.endpoint.address] += 1
         told.prefix_tokens[flight.pool] += flight.decision.cached_tokens
+        for stuck in placed.sticks:
+            told.sticky[(flight.pool, *stuck)] += 1
 
     def _pass(self, pool: Unseen) -> None:
         self._send(self._exchange.place(pool.placement))
@@ -200,6 +202,7 @@ class Process(Conversation):
         picker.telemetry.responses[(response.served or address, f"{response.status // 100}xx")] += 1
         if flight.moved:
             picker.telemetry.moved[address] += 1
+            picker.director.moved(flight, response.served or address)
         if flight.moved or response.status in (502, 503, 504):
             picker.suspect(address)
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from igw_api import wire
 from igw_extproc import openai
-from igw_extproc.datastore import Datastore, PoolView, Resolved
+from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
 from igw_extproc.flowcontrol.saturation import saturation
@@ -22,6 +22,7 @@ from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
 from igw_extproc.scheduling.shadow import Shadow, Shadows
+from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, with_id
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Flight:
         "open",
         "placed_at",
         "pool",
+        "response_id",
         "status",
     )
 
@@ -57,6 +59,7 @@ class Flight:
         self.model = model
         self.decision = decision
         self.placed_at = now
+        self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
         self.moved = False
@@ -107,6 +110,7 @@ class Placed(NamedTuple):
 
     placement: Placement
     flight: Flight
+    sticks: tuple[Sticky, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +133,23 @@ class Wish(NamedTuple):
     body: bytes | None  # only if it must change
     names: tuple[str, str] | None
     announced: str | None
+    unnamed: bytes | None = None  # the body, if the response is to be given an id by which its maker is found
+    previous: str = ""  # the response that it continues, or is about
+    session: bytes | None = None
 
 
 class Director:
     """Places requests. `flights` holds the open ones by lease id."""
 
-    def __init__(self, datastore: Datastore, ledgers: Ledgers, index: PrefixIndex, rng: random.Random) -> None:
+    def __init__(
+        self,
+        datastore: Datastore,
+        ledgers: Ledgers,
+        index: PrefixIndex,
+        rng: random.Random,
+        secret: random.Random | None = None,
+    ) -> None:
+        """`secret`: chance that nobody can predict; by default the system's."""
         self._datastore = datastore
         self._ledgers = ledgers
         self._index = index
@@ -144,6 +159,7 @@ class Director:
         self._count = 0
         self._serving: dict[str, _Serving] = {}
         self.shadows = Shadows()
+        self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
 
     @property
@@ -174,39 +190,54 @@ class Director:
         header = _Headers(request)
         route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
-        serving = self._serving[route.pool_for(reading.model or header.model or None).name]
+        previous = reading.previous or named_in(header.path) or ""
+        serving = self._pool(route, reading.model or header.model or None, previous)
         view = serving.view
         asked = _model_name(reading, header, view, request.complete)
         resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
-        allowed = candidates(serving.ledgers, _named(request.subset, serving.ledgers))
+        allowed = self._allowed(serving, request.subset, previous)
         body = _rewritten(reading, asked, resolved.target)
+        unnamed = (body or request.body) if reading.keeps and request.complete else None
+        session = header.session or reading.session
+        key = self._homes.sessions.key(view.name, session) if session else None
         ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body))
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
-        return Wish(serving, request.subset, allowed, ask, model, body, names, view.name if route.announce else None)
+        pool = view.name if route.announce else None
+        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
         if wish.ask.priority < 0 and wish.allowed and wish.serving.view.queue is None:
             _shed(wish.allowed)
+        ask = wish.ask
+        if wish.session is not None:
+            ask = ask._replace(stay=self._homes.sessions.find(wish.session, now))
         # Nothing may fail after the pick: what it reserves is given back by the flight alone.
-        decision = wish.serving.scheduler.pick(wish.allowed, wish.ask, now, self._rng)
+        decision = wish.serving.scheduler.pick(wish.allowed, ask, now, self._rng)
         view = wish.serving.view
         if decision is None:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
             raise _why_none(view, wish.subset, instead, wish.model)
         flight = self._fly(view, wish.model, decision, now)
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
-        return Placed(Placement(destinations, flight.lease_id, wish.body, wish.names, wish.announced), flight)
+        body = self._with_id(wish, flight)
+        placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced)
+        sticks = self._homes.stuck(wish.previous, wish.serving.ledgers, wish.session, ask, destinations[0], now)
+        return Placed(placement, flight, sticks)
 
     def renewed(self, wish: Wish) -> Wish:
         """The same request, with who may serve it now. Raises NoEndpoints where its pool is gone."""
         serving = self._serving.get(wish.serving.view.name)
         if serving is None:
             raise NoEndpoints("The pool of this request is gone.")
-        allowed = candidates(serving.ledgers, _named(wish.subset, serving.ledgers))
-        return wish._replace(serving=serving, allowed=allowed)
+        return wish._replace(serving=serving, allowed=self._allowed(serving, wish.subset, wish.previous))
+
+    def moved(self, flight: Flight, address: str) -> None:
+        """A retry took it there: its response is kept there too."""
+        if flight.response_id:
+            self._homes.responses.moved(flight.response_id, address)
 
     def view(self, pool: str) -> PoolView | None:
         """The pool of this name, if there is one."""
@@ -227,6 +258,29 @@ class Director:
         if self.flights.pop(flight.lease_id, None) is not None:
             flight.ended(now)
 
+    def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
+        """The pool of the model. A path may name none, but a response: then the pool of the endpoint that made it."""
+        if model is None and previous and len(route.pools) > 1:
+            for view in route.pools:
+                serving = self._serving[view.name]
+                if self._homes.of(previous, serving.ledgers) is not None:
+                    return serving
+        return self._serving[route.pool_for(model).name]
+
+    def _allowed(self, serving: _Serving, subset: tuple[str, ...] | None, previous: str) -> list[Ledger]:
+        """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
+        allowed = candidates(serving.ledgers, _named(subset, serving.ledgers))
+        home = self._homes.of(previous, allowed) if previous else None
+        return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
+
+    def _with_id(self, wish: Wish, flight: Flight) -> bytes | None:
+        """The body, if it must change, with an id for its response where engines take one."""
+        load = flight.first_choice.load
+        if wish.unnamed is None or load is None or load.engine not in KEEPS_RESPONSES:
+            return wish.body
+        flight.response_id = self._homes.responses.new(flight.first_choice.endpoint.address)
+        return with_id(wish.unnamed, flight.response_id)
+
     def _shadow(self, view: PoolView) -> Shadow | None:
         wanted = view.shadow
         if wanted is None:
@@ -246,7 +300,7 @@ class Director:
 class _Headers:
     """The few headers that matter, from the headers message or, in the one-message mode, from attributes."""
 
-    __slots__ = ("content_type", "model", "objective", "path", "rewrite", "route")
+    __slots__ = ("content_type", "model", "objective", "path", "rewrite", "route", "session")
 
     def __init__(self, request: Arrived) -> None:
         headers, attributes = request.headers, request.attributes
@@ -257,18 +311,21 @@ class _Headers:
             self.model = headers.get(wire.MODEL_HEADER)
             self.objective = headers.get(wire.OBJECTIVE_HEADER)
             self.rewrite = headers.get(wire.MODEL_REWRITE_HEADER)
+            self.session = headers.get(wire.SESSION_HEADER)
         else:
             self.path = attributes.get("request.path")
             self.content_type = attributes.get(_CONTENT_TYPE)
             self.model = attributes.get(_MODEL)
             self.objective = attributes.get(_OBJECTIVE)
             self.rewrite = attributes.get(_REWRITE)
+            self.session = attributes.get(_SESSION)
 
 
 _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
 _REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
+_SESSION = f"request.headers['{wire.SESSION_HEADER}']"
 
 
 def _shed(allowed: list[Ledger]) -> None:

@@ -67,6 +67,13 @@ class Outcome(StrEnum):
     FAILED = "failed"  # a fault of ours: the proxy decides (fail open)
 
 
+class Stay(NamedTuple):
+    """Where a session's last request went, and the tokens that it left there: its prompt and its answer."""
+
+    address: str
+    tokens: int
+
+
 class Ask(NamedTuple):
     """What one request costs and may reuse: all that placement knows of it.
 
@@ -80,3 +87,4 @@ class Ask(NamedTuple):
     prefix: tuple[tuple[int, int], ...] = ()
     adapter: str | None = None
     priority: int = 0
+    stay: Stay | None = None

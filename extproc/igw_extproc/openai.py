@@ -48,6 +48,9 @@ class Reading(NamedTuple):
     max_tokens: int | None = None
     stream: bool = False
     salt: str = ""
+    session: str = ""
+    previous: str = ""  # the response that it continues; only of the responses API
+    keeps: bool = False  # whether the engine is to keep the response, under an id that may still be given
     document: dict[str, Any] | None = None  # the parsed body, whole bodies only: for a rewrite
 
 
@@ -93,9 +96,23 @@ def _reading(api: Api, document: dict[str, Any], complete: bool) -> Reading:
     if complete and model is not None and not _has_prompt(api, document):
         needed = " or ".join(f"`{name}`" for name in _PROMPT_FIELDS[api])
         raise BadRequest(f"The body has no {needed}: this path needs one.")
-    whole = document if complete else None
-    stream = document.get("stream") is True
-    return Reading(api, model, _prompt(document), _bound(document), stream, _salt(document), whole)
+    reading = Reading(
+        api,
+        model,
+        _prompt(document),
+        _bound(document),
+        document.get("stream") is True,
+        _string(document, "cache_salt"),
+        _string(document, "session_id"),
+        document=document if complete else None,
+    )
+    return reading if api is not Api.RESPONSES else _kept(reading, document)
+
+
+def _kept(reading: Reading, document: dict[str, Any]) -> Reading:
+    """With what only the responses API has. Responses are kept unless the request says otherwise."""
+    keeps = document.get("store") is not False and "request_id" not in document
+    return reading._replace(previous=_string(document, "previous_response_id"), keeps=keeps)
 
 
 def _has_prompt(api: Api, document: dict[str, Any]) -> bool:
@@ -209,9 +226,10 @@ def _bound(document: dict[str, Any]) -> int | None:
     return None
 
 
-def _salt(document: dict[str, Any]) -> str:
-    salt = document.get("cache_salt")
-    return salt if isinstance(salt, str) else ""
+def _string(document: dict[str, Any], name: str) -> str:
+    """The text there; what is none is left to the engine to refuse."""
+    value = document.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _is_json(content_type: str) -> bool:

@@ -65,6 +65,7 @@ class Telemetry:
         self.moved: Counter[str] = Counter()
         self.tokens: Counter[tuple[str, str]] = Counter()
         self.prefix_tokens: Counter[str] = Counter()
+        self.sticky: Counter[tuple[str, str, str]] = Counter()  # pool, by, end: see `director.Sticky`
         self.placement = Histogram(PLACEMENT_BOUNDS)
         self.first_byte: dict[str, Histogram] = {}
         self.wait: dict[str, Histogram] = {}
@@ -156,6 +157,9 @@ class PickerCollector(Collector):
             "Prompt tokens expected in the chosen endpoint's cache.",
             told.prefix_tokens,
             "pool",
+        )
+        yield _counters(
+            "igw_picker_sticky", "Requests that belong to an endpoint, by their end.", told.sticky, "pool", "by", "end"
         )
         yield _counters("igw_picker_faults", "Faults of the picker's own, by place.", told.faults, "place")
 

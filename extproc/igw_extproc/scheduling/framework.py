@@ -13,7 +13,7 @@ from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling.pickers import Picker
 from igw_extproc.scheduling.prefix import PrefixIndex
-from igw_extproc.scheduling.scorers import add_adapter
+from igw_extproc.scheduling.scorers import add_adapter, add_stay
 
 # Candidates, the request, cached tokens by slot -> one cost for each candidate.
 Costs = Callable[[Sequence[Ledger], Ask, Mapping[int, int]], list[float]]
@@ -22,12 +22,16 @@ _NOTHING_CACHED: Mapping[int, int] = {}
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One way to place requests: what an endpoint costs, and how costs become an order."""
+    """One way to place requests: what an endpoint costs, and how costs become an order.
+
+    `token`: what a token costs in the unit of its costs; 0: nothing, so that sessions do not matter.
+    """
 
     name: str
     costs: Costs
     picker: Picker
     reuses_prefixes: bool = False
+    token: float = 1.0
 
 
 class Onlooker(Protocol):
@@ -108,10 +112,13 @@ class Scheduler:
 
 
 def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-    """What each candidate costs by `policy`, the request's adapter included."""
+    """What each candidate costs by `policy`, the request's adapter and session included."""
     costs = policy.costs(candidates, ask, cached)
     if ask.adapter is not None:
         add_adapter(costs, candidates, ask.adapter)
+    if ask.stay is not None and policy.token:
+        counted = cached if policy.reuses_prefixes else _NOTHING_CACHED
+        add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.token)
     return costs
 
 

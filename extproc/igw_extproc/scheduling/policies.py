@@ -1,5 +1,6 @@
 """Every placement policy the product offers, by the name that configuration uses. docs/policies.md explains them."""
 
+from igw_extproc.inflight import DEFAULT_REQUEST_TOKENS
 from igw_extproc.scheduling import pickers, scorers
 from igw_extproc.scheduling.framework import Policy
 
@@ -8,10 +9,10 @@ DEFAULT = "prefix-cache"
 _ALL = (
     Policy("prefix-cache", scorers.prefix_cache, pickers.cheapest, reuses_prefixes=True),
     Policy("llm-metric", scorers.llm_metric, pickers.cheapest),
-    Policy("least-request", scorers.least_request, pickers.cheapest),
+    Policy("least-request", scorers.least_request, pickers.cheapest, token=1 / DEFAULT_REQUEST_TOKENS),
     Policy("least-token", scorers.least_token, pickers.cheapest),
-    Policy("round-robin", scorers.nothing, pickers.in_turn),
-    Policy("random", scorers.nothing, pickers.shuffled),
+    Policy("round-robin", scorers.nothing, pickers.in_turn, token=0.0),
+    Policy("random", scorers.nothing, pickers.shuffled, token=0.0),
 )
 _ALIASES = {"llm-metric-based": "llm-metric"}
 

@@ -7,7 +7,7 @@ reads in one comprehension, no call per endpoint. Pure; the table in `policies` 
 
 from collections.abc import Mapping, Sequence
 
-from igw_extproc.domain import Ask
+from igw_extproc.domain import Ask, Stay
 from igw_extproc.inflight import Ledger
 
 # A token that is computed again, because another endpoint holds it, also evicts a token that somebody would reuse,
@@ -21,6 +21,8 @@ SHORT = 0.5
 # the last request of another adapter has ended.
 ADAPTER_LOAD = 2_000.0
 ADAPTER_WAIT = 16_000.0
+# A client that names its session wants to stay, though we may see nothing that is worth it: a tenth of a second.
+SESSION = 2_000.0
 
 
 def nothing(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
@@ -76,3 +78,23 @@ def add_adapter(costs: list[float], candidates: Sequence[Ledger], adapter: str) 
         places = load.max_adapters if load is not None else None
         full = places is not None and len(running | ledger.adapters.keys()) >= places
         costs[at] += ADAPTER_WAIT if full else ADAPTER_LOAD
+
+
+def add_stay(
+    costs: list[float],
+    candidates: Sequence[Ledger],
+    stay: Stay,
+    prompt_tokens: int,
+    cached: Mapping[int, int],
+    token: float,
+) -> None:
+    """Make the endpoint cheaper where the request's session was last, by the tokens left there that it may reuse.
+
+    At most the prompt's own, at PRICE, and SESSION at least; what `cached` has counted is not counted again. `token`
+    is what a token costs in the unit of `costs`.
+    """
+    for at, ledger in enumerate(candidates):
+        if ledger.endpoint.address == stay.address:
+            worth = max(PRICE * min(stay.tokens, prompt_tokens), SESSION)
+            costs[at] -= token * max(worth - PRICE * cached.get(ledger.slot, 0), 0.0)
+            return

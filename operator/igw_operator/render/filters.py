@@ -38,6 +38,7 @@ REQUEST_ATTRIBUTES = [
             wire.MODEL_HEADER,
             wire.MODEL_REWRITE_HEADER,
             wire.FAIRNESS_HEADER,
+            wire.SESSION_HEADER,
         )
     ),
 ]
@@ -107,8 +108,8 @@ def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     return config
 
 
-def placed_upgrade() -> dict[str, PackedAny]:
-    """A connection upgrade: its headers are all there is, and waiting for a body would hang it."""
+def placed_by_headers() -> dict[str, PackedAny]:
+    """Where all that matters is in the headers. An upgrade has nothing else, and waiting for a body would hang it."""
     return {PLACEMENT_FILTER: _request_modes(_HEADERS.SEND, _BODY.NONE)}
 
 

@@ -28,10 +28,12 @@ from igw_operator.plan.model import (
 )
 from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
-from igw_operator.render.filters import placed, placed_upgrade
+from igw_operator.render.filters import placed, placed_by_headers
 from igw_operator.render.local_replies import error_format
 
 MILLION = 1_000_000
+# To get, cancel or delete a response of OpenAI's responses API.
+KEPT_RESPONSE = r".*/responses/resp_[0-9a-f]{32}([/?].*)?"
 # A response that has begun is never sent again, whatever this says.
 RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,retriable-status-codes"
 
@@ -103,12 +105,14 @@ def _share(
         yield route_v3.Route(name=name, match=match, route=action)
         return
     name = lead_name(placement.site) if placement.site else str(placement.pool)
-    # An upgrade has no body to wait for: the picker gets the headers of such a request.
-    upgrade = _match(route.match, bound, (_upgrade(),), chosen)
-    yield route_v3.Route(name=name, match=upgrade, route=action, typed_per_filter_config=placed_upgrade())
+    # An upgrade has no body to wait for, and what is about a kept response belongs to the engine that its path names:
+    # the picker gets the headers of such a request.
+    for header in (_upgrade(), _kept_response()):
+        match = _match(route.match, bound, (header,), chosen)
+        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=placed_by_headers())
     yield route_v3.Route(
         name=name,
-        match=match,
+        match=_match(route.match, bound, metadata=chosen),
         route=action,
         typed_per_filter_config=placed(placement, plan.picker),
         # Where the picker must have the whole body, the host's limit would refuse what is allowed elsewhere.
@@ -195,6 +199,11 @@ def _upgrade() -> route_v3.HeaderMatcher:
     return route_v3.HeaderMatcher(
         name="upgrade", string_match=matcher_v3.StringMatcher(exact="websocket", ignore_case=True)
     )
+
+
+def _kept_response() -> route_v3.HeaderMatcher:
+    path = matcher_v3.StringMatcher(safe_regex=matcher_v3.RegexMatcher(regex=KEPT_RESPONSE))
+    return route_v3.HeaderMatcher(name=":path", string_match=path)
 
 
 def _chosen(pool: Key) -> matcher_v3.MetadataMatcher:

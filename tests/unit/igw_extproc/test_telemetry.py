@@ -75,6 +75,7 @@ def full() -> Telemetry:
     told.saw_wait("default/llm", 2.5)
     told.moved[address(1)] += 1
     told.prefix_tokens["default/llm"] += 640
+    told.sticky[("default/llm", "session", "kept")] += 1
     told.faults["decode"] += 1
     told.placement.observe(40e-6)
     told.saw_first_byte("default/llm", 0.3)
