@@ -62,10 +62,11 @@ def test_a_file_is_written_before_the_files_that_refer_to_it() -> None:
 
 
 def test_the_route_tells_the_picker_its_pool() -> None:
-    """By its name, which arrives as an attribute; an upgrade's route too."""
+    """By its name, which arrives as an attribute; so do the routes of what has no body."""
     entries = route_entries(files_of(*BASE)[RDS_81])
-    assert [entry["name"] for entry in entries] == ["default/llm", "default/llm"]
-    assert [bool(entry["match"].get("headers")) for entry in entries] == [True, False]
+    assert [entry["name"] for entry in entries] == ["default/llm"] * 3
+    named = [[header["name"] for header in entry["match"].get("headers", ())] for entry in entries]
+    assert named == [["upgrade"], [":path"], []]
 
 
 def test_the_pickers_filters_are_off_until_a_route_turns_them_on() -> None:
@@ -77,8 +78,9 @@ def test_the_pickers_filters_are_off_until_a_route_turns_them_on() -> None:
         assert {one["name"] for one in filters if one.get("disabled")} == ours
     (plain,) = route_entries(files[RDS_80])
     assert "typed_per_filter_config" not in plain
-    upgrade, placed = route_entries(files[RDS_81])
-    assert set(upgrade["typed_per_filter_config"]) == {PLACEMENT_FILTER}
+    *by_headers, placed = route_entries(files[RDS_81])
+    for route in by_headers:
+        assert set(route["typed_per_filter_config"]) == {PLACEMENT_FILTER}
     assert set(placed["typed_per_filter_config"]) == ours
 
 
