@@ -26,8 +26,9 @@ class NotStarted(Exception):
     """A process ended, or did not say what it was to say. The text has its last lines."""
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before exec: it must not outlive a demo that was killed."""
+def _before_exec() -> None:
+    """Runs in the child: Ctrl-C in the terminal must not reach it, and it must not outlive a parent that was killed."""
+    os.setpgid(0, 0)
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -51,8 +52,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
-                process_group=0,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_before_exec,  # uvloop has no process_group
                 env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
             )
 

@@ -42,6 +42,7 @@ class Record:
     preemptions: int = 0
     tries: int = 0
     failed: bool = False
+    refused: bool = False  # by the engine, which it does not fit into
     order: tuple[int, ...] = ()
 
 
@@ -80,11 +81,12 @@ class Simulation:
         self._rng = rng
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = count()
-        self._now = 0.0
+        self._now = self._begun = 0.0
         self._records: list[Record] = []
         self._flying: dict[str, Record] = {}
         self._unsent = iter(workload.jobs)
-        self._in_flight = self._most_in_flight = self._ended = self._steps = 0
+        self._in_flight = self._most_in_flight = self._ended = self._followed = self._steps = 0
+        self._closed = False
         self._hosts = [Host(at, self._new_engine(at)) for at in range(len(workload.fleet))]
 
     def run(self) -> Outcome:
@@ -97,7 +99,8 @@ class Simulation:
         self._at(2 * PAGE_DELAY, self._begin)
         jobs = len(self._workload.jobs)
         events = self._events
-        while self._ended < jobs:
+        # Nothing is owed that nobody will send: turns after one that failed, requests after the end.
+        while self._ended < jobs + self._followed and not (self._closed and not self._in_flight):
             self._now, _, call, arguments = heappop(events)
             call(*arguments)
         fullest = tuple(host.fullest for host in self._hosts)
@@ -110,6 +113,7 @@ class Simulation:
 
     def _begin(self) -> None:
         workload = self._workload
+        self._begun = self._now
         if workload.clients:
             for _ in range(workload.clients):
                 self._send_next()
@@ -119,7 +123,12 @@ class Simulation:
 
     def _send_next(self) -> None:
         job = next(self._unsent, None)
-        if job is None:
+        if job is not None:
+            self._send(job)
+
+    def _send(self, job: Job) -> None:
+        self._closed = self._closed or self._now - self._begun >= self._workload.until
+        if self._closed:
             return
         record = Record(job, self._now)
         self._records.append(record)
@@ -144,6 +153,10 @@ class Simulation:
             return
         if record.tries > 1:
             self._answered_elsewhere(record)
+        if job.prompt_tokens + job.output_tokens > host.engine.limits.longest:
+            record.refused = True
+            self._end(record, failed=True)
+            return
         name = str(job.number)
         self._flying[name] = record
         host.engine.submit(Request(name, job.prompt_tokens, job.output_tokens, job.blocks), self._now)
@@ -163,7 +176,11 @@ class Simulation:
         self._ended += 1
         if record.order:
             self._placer.ended(record.job, self._now, not failed)
-        if self._workload.clients:
+        following = None if failed else self._workload.follow.get(record.job.number)
+        if following is not None:
+            self._followed += 1
+            self._at(self._now + following.think, self._send, following.job)
+        elif self._workload.clients:
             self._at(self._now + (AFTER_FAILURE if failed else 0.0), self._send_next)
 
     # Engines.

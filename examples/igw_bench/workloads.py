@@ -5,10 +5,11 @@ a request carries the two pictures that a text would give, the picker's chain of
 made up so that they are equal exactly as far as the texts would be. Called by `policies`; run by `offline`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
+from math import inf
 from random import Random
 
 from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, Prefix, chain
@@ -46,10 +47,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Next:
+    """A request that is sent `think` seconds after another was answered: the next turn of a conversation."""
+
+    job: Job
+    think: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """Requests for a fleet. Closed loop: `clients` send one after the other. Open loop: job i comes at `arrivals[i]`.
 
-    Only requests sent from `measured_from` on count in latencies: caches are cold before.
+    Only requests sent from `measured_from` on count in latencies: caches are cold before. `follow`: what comes after a
+    job, by its number; a client of a closed loop goes through these before it takes another. Nothing is sent from
+    `until` on.
     """
 
     name: str
@@ -59,6 +70,8 @@ class Workload:
     arrivals: tuple[float, ...] = ()
     changes: tuple[Change, ...] = ()
     measured_from: float = 0.0
+    follow: Mapping[int, Next] = field(default_factory=dict)
+    until: float = inf
 
 
 # ------------------------------------------------------------------------------------------------ prompts

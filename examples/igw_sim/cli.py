@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from igw_sim import faults
+from igw_sim import faults, presets
 from igw_sim.dialects import DIALECTS
 from igw_sim.lengths import Lengths
 from igw_sim.presets import PRESETS
@@ -34,7 +34,9 @@ def sim(
     lora: Annotated[list[str] | None, typer.Option(help="Adapter served as a model; may be repeated.")] = None,
     max_loras: Annotated[int | None, typer.Option(help="Adapter slots; as many as adapters by default.")] = None,
     name: Annotated[str, typer.Option(help="Name in `x-sim-engine`; numbered when --count is above 1.")] = "sim",
-    preset: Annotated[str, typer.Option(help=f"Size and speed: {', '.join(PRESETS)}.")] = "a10-llama2-7b",
+    preset: Annotated[
+        str, typer.Option(help=f"Size and speed: {', '.join(PRESETS)}, or a JSON file with `limits` and `speed`.")
+    ] = "a10-llama2-7b",
     time_scale: Annotated[float, typer.Option(help="How many times faster than the preset.")] = 1.0,
     count: Annotated[int, typer.Option(help="Engines in this process, each on its own port.")] = 1,
     engines: Annotated[int, typer.Option(help="Data-parallel ranks behind each port (vllm only).")] = 1,
@@ -44,6 +46,7 @@ def sim(
     ] = "lognormal:128:0.7",
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks, instead of the preset's.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Largest batch, instead of the preset's.")] = None,
+    write_every: Annotated[int, typer.Option(help="Tokens that a stream sends at a time, after the first.")] = 1,
     jitter: Annotated[float, typer.Option(help="Share by which step times vary.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     fail: Annotated[list[str] | None, typer.Option(help="Failure from the start, NAME=VALUE; may be repeated.")] = None,
@@ -67,14 +70,14 @@ def _settings(options: dict[str, Any]) -> list[Settings]:
     """One `Settings` for each engine; BadOption if they make no sense."""
     if options["engine"] not in DIALECTS:
         raise BadOption(f"--engine {options['engine']}: no such dialect; there are {', '.join(DIALECTS)}")
-    if options["preset"] not in PRESETS:
-        raise BadOption(f"--preset {options['preset']}: no such preset; there are {', '.join(PRESETS)}")
     if options["headers"] not in ("early", "first-token"):
         raise BadOption(f"--headers {options['headers']}: early or first-token")
     if options["time_scale"] <= 0:
         raise BadOption("--time-scale must be above 0")
     if not 0 <= options["jitter"] < 1:
         raise BadOption("--jitter must be 0 or more, and below 1")
+    if options["write_every"] < 1:
+        raise BadOption("--write-every must be at least 1")
     if options["count"] < 1 or options["engines"] < 1:
         raise BadOption("--count and --engines must be at least 1")
     # vLLM itself reports no adapters when it has several ranks.
@@ -89,7 +92,10 @@ def _settings(options: dict[str, Any]) -> list[Settings]:
 
 
 def _one(options: dict[str, Any]) -> Settings:
-    preset = PRESETS[options["preset"]]
+    try:
+        preset = presets.load(options["preset"])
+    except ValueError as error:
+        raise BadOption(f"--preset {error}") from None
     adapters = tuple(options["lora"] or ())
     slots = options["max_loras"] if options["max_loras"] is not None else len(adapters)
     if adapters and slots < 1:
@@ -113,6 +119,7 @@ def _one(options: dict[str, Any]) -> Settings:
         early_headers=options["headers"] == "early",
         ranks=options["engines"],
         seed=options["seed"],
+        write_every=options["write_every"],
         grace_s=options["grace"],
     )
 

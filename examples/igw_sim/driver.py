@@ -20,15 +20,17 @@ _MOST_LAG_S = 0.25
 class Ticket:
     """One submitted request, as its handler sees it."""
 
-    __slots__ = ("_waiter", "finished", "tokens")
+    __slots__ = ("_waiter", "_wanted", "finished", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
         self.finished: Finished | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._wanted = 0
 
-    async def changed(self) -> None:
-        """Wait until more tokens came, or the end."""
+    async def changed(self, wanted: int = 0) -> None:
+        """Wait until more tokens came, and there are `wanted` in all. There must be so many to come."""
+        self._wanted = wanted
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
@@ -39,8 +41,8 @@ class Ticket:
         return self.finished
 
     def wake(self) -> None:
-        """End the wait, if any."""
-        if self._waiter is not None and not self._waiter.done():
+        """End the wait, if any, for so many tokens."""
+        if self.tokens >= self._wanted and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 

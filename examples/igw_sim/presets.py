@@ -1,4 +1,4 @@
-"""Engine sizes and speeds by name, for `igw sim --preset` and for benchmarks.
+"""Engine sizes and speeds by name or from a file, for `igw sim --preset` and for benchmarks.
 
 The numbers are estimates from public hardware figures, not measurements: the time of a decode step is the weights
 over the memory bandwidth plus launch overhead, a KV token costs its bytes over the bandwidth, and the KV cache is
@@ -7,6 +7,9 @@ engines over the network that such machines usually have: 25 Gb/s, or 400 Gb/s f
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
 
 from igw_sim.model import Limits, Speed
 from igw_sim.transfer import Transfer
@@ -59,3 +62,22 @@ PRESETS = {
         Transfer(1_000, 1e9, setup_s=0.001),
     ),
 }
+
+
+def load(name: str) -> Preset:
+    """One of PRESETS, or a JSON file: `{"limits": {...}, "speed": {...}}` with the fields of these two.
+
+    ValueError for anything else.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise ValueError(f"{name}: no such preset; there are {', '.join(PRESETS)}, or a .json file")
+    try:
+        data = orjson.loads(path.read_bytes())
+        return Preset(Limits(**data["limits"]), Speed(**data["speed"]))
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{name}: not a preset: {type(error).__name__}: {error}") from None

@@ -64,6 +64,8 @@ class Settings:
     ranks: int = 1
     seed: int = 0
     keep_requests: int = 1000
+    # A stream's tokens are sent so many at a time, after the first; each is an event of its own all the same.
+    write_every: int = 1
     # What `stop` leaves to running requests, in seconds.
     grace_s: float = 0.0
 
@@ -241,8 +243,9 @@ class SimServer:
             await response.prepare(request)
         sent = 0
         while sent < job.request.output_tokens:
-            if ticket.tokens == sent:
-                await ticket.changed()
+            enough = min(sent + self.settings.write_every, job.request.output_tokens) if sent else 1
+            if ticket.tokens < enough:
+                await ticket.changed(enough)
             if not response.prepared:
                 await response.prepare(request)
             words = job.text[sent * tokens.TOKEN_BYTES : ticket.tokens * tokens.TOKEN_BYTES]

@@ -1,0 +1,123 @@
+"""Every policy and seed on one target, one after the other. Called by `cli` and `live`.
+
+Three targets: a URL; the whole product on this machine, started anew for each run; the offline simulation.
+"""
+
+import os
+import resource
+import tempfile
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import aiohttp
+
+from igw_bench.command import plans, product, virtual
+from igw_bench.command.client import Asker, Target
+from igw_bench.command.figures import Slo
+from igw_bench.command.loops import Load
+from igw_bench.command.plans import Plan, Shape
+from igw_bench.command.progress import Progress
+from igw_bench.command.samples import Run
+
+# The one policy of a target that places as it likes.
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that a campaign is. `target`: a URL instead of the product; `offline`: no sockets at all."""
+
+    shape: Shape
+    policies: Sequence[str]
+    seeds: Sequence[int]
+    slo: Slo = field(default_factory=Slo)
+    target: Target | None = None
+    offline: bool = False
+    speed: float = 1.0
+    queue: bool = False
+    timeout: float = 600.0
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """All policies with the first seed, then with the next: early results compare already."""
+        return [(policy, seed) for seed in self.seeds for policy in self.policies]
+
+
+def offline(settings: Settings, progress: Progress) -> list[Run]:
+    """On a virtual clock, as many at once as there are cores."""
+    cells = settings.cells
+    runs = []
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells))) as pool:
+        for run in pool.map(_simulate, repeat(settings.shape), cells, repeat(settings.speed)):
+            runs.append(run)
+            progress.ended(run, len(cells))
+    return runs
+
+
+def _simulate(shape: Shape, cell: tuple[str, int], speed: float) -> Run:
+    policy, seed = cell
+    began = perf_counter()
+    run = virtual.simulate(plans.build(shape, seed), policy, seed, speed)
+    return replace(run, seconds=perf_counter() - began)
+
+
+async def online(settings: Settings, progress: Progress) -> list[Run]:
+    """Over sockets, one after the other. Raises children.NotStarted."""
+    _allow_files()
+    runs = []
+    for policy, seed in settings.cells:
+        plan = plans.build(settings.shape, seed)
+        if settings.target is not None:
+            run = await _against(settings.target, plan, policy, seed, progress)
+        else:
+            run = await _against_product(settings, plan, policy, seed, progress)
+        runs.append(run)
+        progress.ended(run, len(settings.cells))
+    return runs
+
+
+async def _against(target: Target, plan: Plan, policy: str, seed: int, progress: Progress) -> Run:
+    # Another seed asks other texts: what a target keeps of the run before helps none.
+    target = replace(target, salt=f"{target.salt}/{seed}")
+    async with _session() as session:
+        load = Load(plan, Asker(session, target, plan).ask)
+        blank = Run(policy, seed, [], counted_from=plan.workload.measured_from)
+        return await _measured(load.run(), load, blank, progress)
+
+
+async def _against_product(settings: Settings, plan: Plan, policy: str, seed: int, progress: Progress) -> Run:
+    speed = settings.speed
+    fleet = product.Fleet(plan.workload.fleet, policy, speed, settings.queue)
+    progress.says(f"{policy}, seed {seed}: starting {len(fleet.engines)} simulated engines, the picker and Envoy")
+    with tempfile.TemporaryDirectory(prefix="igw-bench-") as directory:
+        async with product.running(Path(directory), fleet) as gateway, _session() as session:
+            target = Target(gateway.url, product.MODEL, ends="hidden", timeout=settings.timeout / speed)
+            load = Load(plan, Asker(session, target, plan).ask, speed)
+            blank = Run(policy, seed, [], gateway.endpoints, plan.workload.measured_from, speed=speed)
+            return await _measured(load.run(gateway.change), load, blank, progress)
+
+
+async def _measured(running: Coroutine[Any, Any, None], load: Load, blank: Run, progress: Progress) -> Run:
+    """The run, with what it took."""
+    began, computed = perf_counter(), process_time()
+    async with progress.shown(f"{blank.policy}, seed {blank.seed}", load.tally):
+        await running
+    seconds = perf_counter() - began
+    busy = (process_time() - computed) / seconds
+    return replace(blank, samples=load.samples(), seconds=seconds, busy=busy)
+
+
+def _session() -> aiohttp.ClientSession:
+    """No limit on connections: a sender that holds requests back would hide what it measures. No proxy either."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False)
+
+
+def _allow_files() -> None:
+    """As many open connections as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

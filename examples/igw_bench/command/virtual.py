@@ -1,0 +1,69 @@
+"""A plan on simulated engines and a virtual clock: the offline benchmark's run as samples. Called by `campaign`.
+
+`scaled`: what the same plan comes to where engines run `speed` times as fast as the clock says, as online, while the
+gateway's own times (hops, metrics pages, their intervals) stay as they are. It tells what scaling alone changes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from igw_bench import policies
+from igw_bench.command.plans import Plan
+from igw_bench.command.samples import ANSWERED, FAILED, REFUSED, Run, Sample
+from igw_bench.offline import Record
+from igw_bench.peers import PEERS
+from igw_bench.workloads import Change, Next, Workload
+from igw_extproc.scheduling.policies import POLICIES
+
+
+def known() -> Sequence[str]:
+    """Every policy that can be simulated: the product's, and the published rules of other routers."""
+    return (*POLICIES, *PEERS)
+
+
+def simulate(plan: Plan, policy: str, seed: int, speed: float = 1.0) -> Run:
+    """One run."""
+    outcome = policies.simulate(scaled(plan.workload, speed), policy, seed)
+    begin = outcome.records[0].sent_at if outcome.records else 0.0
+    samples = [_sample(one).on_clock(begin, speed) for one in outcome.records]
+    endpoints = tuple(name(at) for at in range(len(plan.workload.fleet)))
+    return Run(policy, seed, samples, endpoints, plan.workload.measured_from, speed=speed)
+
+
+def name(endpoint: int) -> str:
+    """As the product's simulated engines are called."""
+    return f"engine-{endpoint + 1}"
+
+
+def scaled(workload: Workload, speed: float) -> Workload:
+    """All of a workload's times divided by `speed`."""
+    return replace(
+        workload,
+        fleet=tuple(replace(one, speed=one.speed.faster(speed)) for one in workload.fleet),
+        arrivals=tuple(at / speed for at in workload.arrivals),
+        changes=tuple(Change(one.at / speed, one.endpoint, one.slowness) for one in workload.changes),
+        measured_from=workload.measured_from / speed,
+        follow={number: Next(one.job, one.think / speed) for number, one in workload.follow.items()},
+        until=workload.until / speed,
+    )
+
+
+def _sample(record: Record) -> Sample:
+    job = record.job
+    outcome = ANSWERED if not record.failed else REFUSED if record.refused or record.first_at < 0 else FAILED
+    begun = record.first_at >= 0
+    return Sample(
+        job.number,
+        record.sent_at,
+        record.sent_at,
+        record.ended_at,
+        outcome,
+        first_at=record.first_at if begun else None,
+        last_at=record.ended_at if begun else None,
+        status=200 if outcome == ANSWERED else 400 if record.refused else 503,
+        error="cut by the engine's end" if outcome == FAILED else "",
+        endpoint=name(record.endpoint) if record.endpoint >= 0 else "",
+        prompt_tokens=job.prompt_tokens,
+        cached_tokens=record.cached_tokens if outcome == ANSWERED else None,
+        output_tokens=job.output_tokens if outcome == ANSWERED else 0,
+    )

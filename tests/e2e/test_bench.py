@@ -1,0 +1,89 @@
+"""`igw bench` as a user runs it: against one engine, and policy by policy against the whole product."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from igw_testing.sims import running_sim, sim_settings
+
+IGW = Path(sys.executable).parent / "igw"
+# Two starts of the product on a machine that does other things too.
+LIMIT_S = 110.0
+
+
+async def igw_bench(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Exit code, output, errors; nothing that was started or written to a temporary folder may be left."""
+    files = folder / "temporary"
+    files.mkdir()
+    environment = os.environ | {"NO_COLOR": "1", "TMPDIR": str(files), "COLUMNS": "80"}
+    process = await asyncio.create_subprocess_exec(
+        str(IGW), "bench", *words, stdout=PIPE, stderr=PIPE, env=environment, cwd=folder
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.communicate()
+    assert list(files.iterdir()) == []
+    assert started_from(files) == []
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+def started_from(files: Path) -> list[psutil.Process]:
+    """Processes that have this folder for their temporary files."""
+    found = []
+    for one in psutil.process_iter():
+        with suppress(psutil.Error):
+            if one.environ().get("TMPDIR") == str(files) and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found
+
+
+async def test_an_endpoint_by_its_url_in_an_open_and_a_closed_loop(tmp_path: Path) -> None:
+    async with running_sim(sim_settings("one", "fixed:1", models=("llama",))) as sim:
+        for number, loop in enumerate((("--rate", "40"), ("--clients", "8"))):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            words = ("--url", f"{sim.url}/v1/", "--requests", "60", *loop, "--json", "r.json", "--html", "r.html")
+            code, output, errors = await igw_bench(folder, *words)
+            assert code == 0, errors
+            assert "as it is" in output
+            assert "\x1b" not in output + errors
+            report = json.loads((folder / "r.json").read_text())
+            (run,) = report["runs"]
+            assert (report["about"], run["figures"]["answered"]) == (f"llama at {sim.url}/v1", 60)
+            assert [one["endpoint"] for one in run["endpoints"]] == ["one"]
+            assert (folder / "r.html").read_text().startswith("<!doctype html>")
+
+
+async def test_an_endpoint_that_refuses_everything_is_told_and_exit_code_1(tmp_path: Path) -> None:
+    async with running_sim(sim_settings(models=("llama",))) as sim:
+        await sim.server.break_with({"error_share": 1.0, "error_status": 429})
+        code, output, _ = await igw_bench(tmp_path, "--url", f"{sim.url}/v1", "--requests", "20")
+    assert code == 1
+    assert "Not answered under as it is: 20 x HTTP 429" in output
+
+
+@pytest.mark.timeout(150)
+async def test_the_product_policy_by_policy_with_conversations(tmp_path: Path) -> None:
+    """Real Envoy and the real picker, started for each policy: conversations find their caches under one of them."""
+    load = ("-w", "chats", "--requests", "60", "--clients", "12", "--think", "0s", "--speed", "10")
+    words = ("--policies", "round-robin,prefix-cache", "--engines", "3", "--queue", *load, "--json", "r.json")
+    code, output, errors = await igw_bench(tmp_path, *words)
+    assert code == 0, errors
+    assert "prefix-cache" in output
+    report = json.loads((tmp_path / "r.json").read_text())
+    plain, placed = (run["figures"] for run in report["runs"])
+    assert (plain["answered"], placed["answered"]) == (60, 60)
+    assert placed["cached_share"] > plain["cached_share"] > 0
+    assert [len(run["endpoints"]) for run in report["runs"]] == [3, 3]
