@@ -13,6 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 10, 8, 30
 # A logarithmic axis pays when values are this far apart.
 _WIDE = 40.0
 _LOG_STEPS = (1, 2, 5)
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def value_axis(values: Sequence[float], begin: float, end: float, maybe_log: bool = False) -> Axis:
     """From zero, or logarithmic where a few large values would flatten all others."""
-    above = [one for one in values if one > 0]
+    above = [one for one in values if one > _NOTHING]
     if maybe_log and above and max(above) / min(above) > _WIDE:
         low = 10.0 ** math.floor(math.log10(min(above)))
         return Axis(low, max(above) * 1.1, begin, end, logarithmic=True)

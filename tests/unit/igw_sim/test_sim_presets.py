@@ -42,9 +42,12 @@ def test_a_file_or_a_name_that_does_not_exist_is_refused(tmp_path: Path) -> None
 async def test_a_stream_may_send_several_tokens_at_a_time_after_the_first() -> None:
     body = {"model": "sim-model", "stream": True, "messages": [{"role": "user", "content": "Why?"}]}
     settings = sim_settings(output_tokens="fixed:20", write_every=8, decode_step_s=0.01)
-    async with running_sim(settings) as sim, aiohttp.ClientSession() as session:
-        async with session.post(f"{sim.url}/v1/chat/completions", json=body) as response:
-            writes = [data.count(b'"content":"') async for data, _ in response.content.iter_chunks()]
+    async with (
+        running_sim(settings) as sim,
+        aiohttp.ClientSession() as session,
+        session.post(f"{sim.url}/v1/chat/completions", json=body) as response,
+    ):
+        writes = [data.count(b'"content":"') async for data, _ in response.content.iter_chunks()]
     tokens = [count for count in writes if count]
     assert sum(tokens) == 20 + 1  # the role has an empty text
     assert tokens == [2, 8, 8, 3]
