@@ -65,7 +65,7 @@ PRESETS = {
 
 
 def load(name: str) -> Preset:
-    """One of PRESETS, or a JSON file: `{"limits": {...}, "speed": {...}}` with the fields of these two.
+    """One of PRESETS, or a JSON file: `{"limits": {...}, "speed": {...}}` with the fields of these, and of `transfer`.
 
     ValueError for anything else.
     """
@@ -76,7 +76,8 @@ def load(name: str) -> Preset:
         raise ValueError(f"{name}: no such preset; there are {', '.join(PRESETS)}, or a .json file")
     try:
         data = orjson.loads(path.read_bytes())
-        return Preset(Limits(**data["limits"]), Speed(**data["speed"]))
+        transfer = {"transfer": Transfer(**data["transfer"])} if "transfer" in data else {}
+        return Preset(Limits(**data["limits"]), Speed(**data["speed"]), **transfer)
     except OSError as error:
         raise ValueError(f"{name}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError) as error:

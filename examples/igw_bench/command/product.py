@@ -158,7 +158,7 @@ def _manifest(version: str, kind: str, spec: dict[str, Any], notes: dict[str, st
 
 
 def _preset(preset: Preset) -> str:
-    return json.dumps({"limits": asdict(preset.limits), "speed": asdict(preset.speed)})
+    return json.dumps(asdict(preset))
 
 
 async def _page(url: str) -> str:

@@ -13,7 +13,7 @@ from igw_testing.sims import running_sim, sim_settings
 
 def test_a_preset_is_known_by_name_or_read_from_a_file(tmp_path: Path) -> None:
     tiny = PRESETS["tiny"]
-    (tmp_path / "mine.json").write_text(json.dumps({"limits": asdict(tiny.limits), "speed": asdict(tiny.speed)}))
+    (tmp_path / "mine.json").write_text(json.dumps(asdict(tiny)))
     assert load("tiny") == load(str(tmp_path / "mine.json")) == tiny
 
 
