@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "operator/igw_operator",
     "extproc/igw_extproc",
+    "extproc/igw_sidecar",
     "crds/igw_api",
     "examples/igw_sim",
     "examples/igw_bench",

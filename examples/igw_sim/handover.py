@@ -54,7 +54,8 @@ class Handover:
         self._faults = faults
         self._kept: dict[str, _Kept] = {}
         self._rooms: dict[str, Room] = {}
-        self._address = ("", 0)
+        # Where other engines find this one.
+        self.address = ("", 0)
         self._session: aiohttp.ClientSession | None = None
         # Leases that ended unread.
         self.expired = 0
@@ -67,8 +68,8 @@ class Handover:
         app.router.add_post(PREFIX + "rooms/{key}", self._read_room)
 
     def open(self, address: tuple[str, int]) -> None:
-        """Begin; `address` is where other engines find this one."""
-        self._address = address
+        """Begin, at this address."""
+        self.address = address
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE_S)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
@@ -93,10 +94,10 @@ class Handover:
             "do_remote_prefill": True,
             "do_remote_decode": False,
             "remote_block_ids": [list(range(1, -(-request.prompt_tokens // driver.engine.limits.block_tokens) + 1))],
-            "remote_engine_id": f"{self._address[0]}:{self._address[1]}",
+            "remote_engine_id": f"{self.address[0]}:{self.address[1]}",
             "remote_request_id": request.id,
-            "remote_host": self._address[0],
-            "remote_port": self._address[1],
+            "remote_host": self.address[0],
+            "remote_port": self.address[1],
             "tp_size": 1,
             "remote_num_tokens": request.prompt_tokens,
         }

@@ -226,7 +226,8 @@ class SimServer:
         self._number += 1
         settings = self.settings
         job = plan(call, f"{settings.name}-{self._number:x}", settings.limits, settings.lengths, settings.seed)
-        split = splits.parse(call.halves, job.request.id, settings.dialect, settings.role)
+        address = self._handover.address
+        split = splits.parse(call.halves, job.request.id, settings.dialect, settings.role, address)
         driver = min(self._drivers, key=lambda driver: driver.engine.load)
         if split is not None and split.room and split.keeps:
             return await self._prefill(api, call, job, split, driver)

@@ -1,7 +1,8 @@
 """What a request body says about a prompt computed in one engine and decoded in another.
 
 vLLM (NixlConnector) says it in `kv_transfer_params`, and either engine may play either part. SGLang gives both halves
-the same `bootstrap_host`, `bootstrap_port` and `bootstrap_room`, and the engine's mode tells which half it is.
+the same `bootstrap_host`, `bootstrap_port` and `bootstrap_room`, and the engine's mode tells which half it is. An
+engine for both, which SGLang does not have, computes the prompt if the bootstrap address is its own.
 """
 
 from collections.abc import Mapping
@@ -34,10 +35,12 @@ class Split:
         return replace(request, keep_kv=True, output_tokens=1 if self.room else request.output_tokens)
 
 
-def parse(fields: Mapping[str, Any], request_id: str, dialect: str, role: str) -> Split | None:
-    """The half that these fields ask for, if any. ApiError 400 for what the engine would refuse."""
+def parse(
+    fields: Mapping[str, Any], request_id: str, dialect: str, role: str, address: tuple[str, int]
+) -> Split | None:
+    """The half that these fields ask of the engine at `address`. ApiError 400 for what the engine would refuse."""
     if dialect == "sglang":
-        return _room(fields, role)
+        return _room(fields, role, address)
     params = fields.get("kv_transfer_params")
     if not params:
         return None
@@ -54,13 +57,13 @@ def parse(fields: Mapping[str, Any], request_id: str, dialect: str, role: str) -
     )
 
 
-def _room(fields: Mapping[str, Any], role: str) -> Split | None:
-    if role == "both":
-        return None
+def _room(fields: Mapping[str, Any], role: str, address: tuple[str, int]) -> Split | None:
     room, host, port = (fields.get(f"bootstrap_{name}") for name in ("room", "host", "port"))
+    if room is None and role == "both":
+        return None
     if room is None:
         raise ApiError(400, "Invalid request: Disaggregated request received without bootstrap room id")
-    if role == "prefill":
+    if role == "prefill" or (role == "both" and (host, port) == address):
         return Split(str(room), keeps=True, room=True)
     if not isinstance(host, str) or not isinstance(port, int):
         raise ApiError(400, "bootstrap_host and bootstrap_port are required", param="bootstrap_host")

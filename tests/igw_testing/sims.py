@@ -22,7 +22,7 @@ def sim_settings(name: str = "sim", output_tokens: str = "fixed:8", **changes: A
         limits=replace(tiny.limits, **limits),
         speed=replace(tiny.speed, **speed),
         lengths=Lengths.parse(output_tokens),
-        **changes,
+        **{"transfer": tiny.transfer, **changes},
     )
 
 
