@@ -25,7 +25,8 @@ SLOW_PREFILL: Mapping[str, Any] = {"prefill_tokens_per_s": 1000, "max_batched_to
 @asynccontextmanager
 async def running_sidecar(engine: str, **changes: Any) -> AsyncIterator[Sidecar]:
     """A sidecar for as long as the context lasts; `changes` are fields of its settings."""
-    settings = Settings(URL(engine), host="127.0.0.1", port=0, bootstrap_port=0, drain_s=1.0)
+    # Test machines may be busy: only tests about time say how much there is.
+    settings = Settings(URL(engine), host="127.0.0.1", port=0, bootstrap_port=0, connect_s=15.0, drain_s=1.0)
     async with Sidecar(replace(settings, **changes)) as sidecar:
         yield sidecar
 
