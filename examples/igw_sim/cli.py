@@ -16,7 +16,8 @@ from igw_sim import faults, presets
 from igw_sim.dialects import DIALECTS
 from igw_sim.lengths import Lengths
 from igw_sim.presets import PRESETS
-from igw_sim.server import Settings, SimServer
+from igw_sim.server import SimServer
+from igw_sim.settings import Settings
 from igw_sim.splits import ROLES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Simulated LLM engines.")

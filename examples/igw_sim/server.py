@@ -13,7 +13,7 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from random import Random
 from typing import Any
@@ -28,10 +28,8 @@ from igw_sim.events import DONE, Reply
 from igw_sim.exposition import Page
 from igw_sim.jobs import Job, plan
 from igw_sim.kept import Kept, Response
-from igw_sim.lengths import Lengths
-from igw_sim.model import Finished, Limits, Speed
-from igw_sim.presets import ETHERNET
-from igw_sim.transfer import Transfer
+from igw_sim.model import Finished
+from igw_sim.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -51,31 +49,6 @@ _PATHS = {
 _EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _RECORD: web.RequestKey[dict[str, Any]] = web.RequestKey("record", dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One simulated engine. `ranks` is the number of data-parallel engines behind the one port."""
-
-    name: str
-    limits: Limits
-    speed: Speed
-    dialect: str = "vllm"
-    models: tuple[str, ...] = ("sim-model",)
-    adapters: tuple[str, ...] = ()
-    lengths: Lengths = field(default_factory=lambda: Lengths.parse("lognormal:128:0.7"))
-    early_headers: bool = True
-    ranks: int = 1
-    seed: int = 0
-    keep_requests: int = 1000
-    # A stream's tokens are sent so many at a time, after the first; each is an event of its own all the same.
-    write_every: int = 1
-    # The part it plays, which SGLang's engines are told (`splits`). How KV travels, and how many seconds it waits.
-    role: str = "both"
-    transfer: Transfer = ETHERNET
-    lease_s: float = 30.0
-    # What `stop` leaves to running requests, in seconds.
-    grace_s: float = 0.0
 
 
 class SimServer:
