@@ -10,10 +10,10 @@ from typing import Protocol
 
 from igw_bench.workloads import Job, Workload, endpoints
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
-from igw_extproc.inflight import Lease, Ledgers
+from igw_extproc.inflight import Ledgers
 from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
 from igw_extproc.scheduling.filters import candidates
-from igw_extproc.scheduling.framework import Policy, Scheduler
+from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
 
 # What the director takes an answer to be when a request sets no bound (`director.DEFAULT_OUTPUT_TOKENS`).
@@ -61,7 +61,7 @@ class Ours:
         self._ledgers.sync([Endpoint(address) for address in self._addresses])
         self._all = self._ledgers.select(self._addresses)
         self._scheduler = Scheduler(policy, index)
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, Reservation] = {}
         self._last: dict[int, EngineLoad] = {}
         self._backoff: dict[int, float] = {}
 

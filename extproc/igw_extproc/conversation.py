@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # An unknown model name is the client's text: it must not become a label, of which there is no end.
 _NO_MODEL = ""
 # As text: an enum's members hash in Python code, for every request.
+_PREFILL_OUTCOMES = (wire.PREFILLED_REMOTELY, wire.PREFILLED_LOCALLY, wire.PREFILL_FAILED)
 _PLACED, _PASSED = Outcome.PLACED.value, Outcome.PASSED.value
 # More than any engine's usage object with all its details.
 _USAGE_BYTES = 1024
@@ -196,6 +197,8 @@ class Process(Conversation):
         if flight is None:
             return
         flight.responded(response)
+        if response.prefill is not None:
+            self._prefilled(flight, response.prefill)
         if response.whole and response.status < 400:
             self._first_byte(flight)
         address = flight.first_choice.endpoint.address
@@ -205,6 +208,15 @@ class Process(Conversation):
             picker.director.moved(flight, response.served or address)
         if flight.moved or response.status in (502, 503, 504):
             picker.suspect(address)
+
+    def _prefilled(self, flight: Flight, outcome: str) -> None:
+        """The sidecar told who computed the prompt."""
+        picker = self._picker
+        if outcome in _PREFILL_OUTCOMES:
+            picker.telemetry.prefills[(flight.pool, outcome)] += 1
+        prefiller = flight.prefilled(outcome == wire.PREFILLED_REMOTELY, picker.clock())
+        if prefiller is not None and outcome == wire.PREFILL_FAILED:
+            picker.suspect(prefiller.endpoint.address)
 
     def _chunk(self, chunk: Chunk) -> None:
         flight = self._flight

@@ -88,3 +88,4 @@ class Ask(NamedTuple):
     adapter: str | None = None
     priority: int = 0
     stay: Stay | None = None
+    divisible: bool = True  # whether another endpoint may compute its prompt

@@ -220,12 +220,13 @@ class Exchange:
         status = _number(message.headers.get(":status") or message.attributes.get("response.code"))
         served = message.served or message.attributes.get("upstream.address")
         lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
+        prefill = message.headers.get(wire.PREFILL_OUTCOME_HEADER)
         if self.observer:
-            return _observed(message, Responded(status, served, lease))
+            return _observed(message, Responded(status, served, lease, prefill=prefill))
         if self._response is None:
             self._response = _Response(self._response_mode, None)
         self._response.began(message.headers.get("content-type", ""))
-        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease))
+        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease, prefill=prefill))
 
     def _response_body(self, message: Message) -> Step:
         notice = Chunk(message.body, message.end_of_stream)
@@ -356,4 +357,5 @@ def _routing(placement: Placement) -> dict[str, str]:
         told = {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
     if placement.pool is not None:
         told[wire.POOL_HEADER] = placement.pool
+    told.update(placement.headers)
     return told

@@ -23,6 +23,7 @@ from igw_api.objects import (
     Target,
 )
 from igw_api.objectset import ObjectSet
+from igw_api.split import Split
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
@@ -95,9 +96,10 @@ def policy(
     created: float = 0.0,
     queue: Queue | None = None,
     shadow: Shadow | None = None,
+    split: Split | None = None,
 ) -> Policy:
     """How those pools place requests."""
-    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow)
+    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow, split)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

@@ -4,13 +4,15 @@ A burst therefore never sees the same state twice: each pick already counts the 
 and the index it updates. The director calls `Scheduler.pick` with a pool's candidates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, Protocol
 
+from igw_api.split import PrefillFailure
 from igw_extproc.domain import Ask
-from igw_extproc.inflight import Lease, Ledger
+from igw_extproc.inflight import Ledger
+from igw_extproc.scheduling import filters
 from igw_extproc.scheduling.pickers import Picker
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.scorers import add_adapter, add_stay
@@ -24,7 +26,8 @@ _NOTHING_CACHED: Mapping[int, int] = {}
 class Policy:
     """One way to place requests: what an endpoint costs, and how costs become an order.
 
-    `token`: what a token costs in the unit of its costs; 0: nothing, so that sessions do not matter.
+    `token`: what a token costs in the unit of its costs; 0: nothing, so that sessions do not matter. `unit`: token
+    equivalents of a cost of 1, where costs of two policies are added.
     """
 
     name: str
@@ -32,6 +35,28 @@ class Policy:
     picker: Picker
     reuses_prefixes: bool = False
     token: float = 1.0
+    unit: float = 1.0
+
+
+class Reservation(Protocol):
+    """What a request holds until it ends: a lease, or one at each of two endpoints."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the answer comes from."""
+
+    @property
+    def ask(self) -> Ask:
+        """What is counted there."""
+
+    def first_byte(self, now: float, succeeded: bool = True) -> None:
+        """The endpoint began to answer."""
+
+    def close(self, now: float, succeeded: bool = True) -> None:
+        """The request is over."""
+
+    def moved_to(self, other: Ledger) -> None:
+        """The proxy retried there."""
 
 
 class Onlooker(Protocol):
@@ -58,9 +83,10 @@ class Decision(NamedTuple):
     """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
 
     order: tuple[Ledger, ...]
-    cached_tokens: int
-    lease: Lease
+    cached_tokens: int  # of the prompt, where it is computed
+    lease: Reservation
     costs: Mapping[str, float] | None = None  # by address, only when asked to explain
+    prefiller: Ledger | None = None  # who computes the prompt, if not `order[0]`
 
 
 class Scheduler:
@@ -83,6 +109,14 @@ class Scheduler:
         if self.policy.reuses_prefixes:
             return self._index
         return self.onlooker.index if self.onlooker is not None else None
+
+    def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
+        """Who of the pool may be chosen, as `filters` says."""
+        return filters.candidates(ledgers, subset)
+
+    def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
+        """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can."""
+        return None
 
     def pick(
         self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
