@@ -13,7 +13,7 @@ from aiohttp import web
 from igw_api.wire import PREFILL_OUTCOME_HEADER
 from igw_sidecar.settings import Format
 from igw_sim.transfer import Transfer
-from igw_testing.sidecars import PROMPT, SLOW_PREFILL, Pair, becomes, idle, running_pair, statistics
+from igw_testing.sidecars import PROMPT, SLOW_PREFILL, Pair, becomes, idle, running_pair, running_sidecar, statistics
 from igw_testing.sims import RunningSim
 
 BOTH = pytest.mark.parametrize("kind", list(Format))
@@ -100,6 +100,16 @@ async def test_many_at_once_each_get_their_own_prompts_reply(kind: Format) -> No
             text_of(t.result().body) if at % 2 else t.result().json["choices"][0]["text"] for at, t in enumerate(asked)
         }
         assert len(texts) == 30, "replies follow from prompts, so no two are alike"
+        await idle(pair.session, pair.prefill, pair.decode)
+
+
+@BOTH
+async def test_a_prefiller_may_have_a_sidecar_of_its_own(kind: Format) -> None:
+    """Where engines change their roles, each has one."""
+    async with running_pair(kind) as pair, running_sidecar(pair.prefill.url, format=kind) as other:
+        answer = await pair.ask(pair.headers("strict", f"127.0.0.1:{other.address[1]}"))
+        assert (answer.status, answer.headers[PREFILL_OUTCOME_HEADER]) == (200, "remote")
+        assert (await statistics(pair.session, pair.prefill))["generation_tokens"] == 1
         await idle(pair.session, pair.prefill, pair.decode)
 
 
