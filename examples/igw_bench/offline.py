@@ -5,7 +5,7 @@ pages at its own pace, first bytes, ends, retries. An engine's page shows it as 
 Not modelled: the proxy's and the network's share of time, but for one fixed hop. Called by `policies`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -84,6 +84,7 @@ class Simulation:
         self._now = self._begun = 0.0
         self._records: list[Record] = []
         self._flying: dict[str, Record] = {}
+        self._waiting: dict[int, Record] = {}
         self._unsent = iter(workload.jobs)
         self._in_flight = self._most_in_flight = self._ended = self._followed = self._steps = 0
         self._closed = False
@@ -134,7 +135,17 @@ class Simulation:
         self._records.append(record)
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
-        record.order = tuple(self._placer.place(job, self._now))
+        order = self._placer.place(job, self._now)
+        if order is None:
+            self._waiting[job.number] = record
+            return
+        record.order = tuple(order)
+        self._try(record)
+
+    def answered(self, job: Job, order: Sequence[int]) -> None:
+        """One that has waited is told where it goes. Empty: it is refused."""
+        record = self._waiting.pop(job.number)
+        record.order = tuple(order)
         self._try(record)
 
     def _try(self, record: Record) -> None:

@@ -32,6 +32,7 @@ class Job:
     prefix: Prefix = ()
     blocks: tuple[int, ...] = ()
     tenant: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,25 @@
 """Who is placed at once, who waits, and whose turn it is: the pools' queues, joined to the director.
 
 Pure: no I/O, no clock; what an answer means to a stream is the `Applicant`'s business. Called by `conversation` for
-each request, and by whoever sees that there may be room: a request has ended, a first byte has passed, an engine was
-scraped, the objects have changed. `expire` must be called at the time that `due` names.
+each request, and by whoever sees that there may be room at an endpoint (a request has ended, a first byte has passed,
+its engine was scraped, or no longer answers) or that the objects have changed. `expire` must be called at the time that
+`due` names.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from igw_api import wire
 from igw_api.objects import Queue
-from igw_extproc.director import Director, Placed, Unseen, Wish
+from igw_extproc.director import Director, Flight, Placed, Unseen, Wish
 from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
-from igw_extproc.flowcontrol.room import Room
+from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.flowcontrol.tenants import tenant
+from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
+from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
 
 # Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
@@ -39,21 +43,22 @@ class Applicant(Protocol):
         """The client is told why not."""
 
 
-class _Waiting(NamedTuple):
-    """What a queue holds for us."""
+@dataclass(slots=True)
+class _Waiting:
+    """What a queue holds for us. `flight`: its share of the endpoint that it waits for; None: it waits for any."""
 
     applicant: Applicant
     wish: Wish
+    flight: Flight | None
 
 
 class _Line:
-    """One pool's queue, and whether its endpoints have room. `empty`: there were none when somebody began to wait."""
+    """One pool's queue. `empty`: the pool had no endpoint when somebody began to wait."""
 
-    __slots__ = ("empty", "opens_at", "queue", "room")
+    __slots__ = ("empty", "opens_at", "queue")
 
     def __init__(self, limits: Limits) -> None:
         self.queue: FlowQueue[_Waiting] = FlowQueue(limits)
-        self.room = Room()
         self.empty = False
         self.opens_at = 0.0
 
@@ -85,36 +90,36 @@ class Admission:
         view = wish.serving.view
         if view.queue is None:
             return self._director.fulfil(wish, now)
-        pool = view.name
-        line = self._lines.get(pool)
+        line = self._lines.get(view.name)
         if line is None:
-            line = self._lines[pool] = _Line(_limits(view.queue))
-        capacity = True
-        if not len(line.queue) or not wish.allowed:
-            capacity = bool(wish.allowed or self._director.open_to(pool))
-            if self._goes_now(line, wish, capacity, now):
-                return self._director.fulfil(wish, now)
-        waiting, kept = _Waiting(applicant, wish), held_bytes(wish.ask, wish.unnamed or wish.body or applicant.held)
-        waiter, refused = line.queue.offer(waiting, wish.ask, self._tenant(request), kept, now, capacity)
-        if waiter is None:
-            raise _error(pool, refused[0])
-        self.waiting += 1
-        line.empty = line.empty or not capacity
-        self._refuse(pool, refused)
-        self._arm(waiter.expires_at)
-        return Place(line, waiter)
+            line = self._lines[view.name] = _Line(_limits(view.queue))
+        capacity = bool(wish.allowed or self._director.open_to(view.name))
+        if not wish.allowed and (capacity or view.opens_unseen):
+            # An empty pool may be starting up. That others than those allowed are there helps nobody.
+            return self._director.fulfil(wish, now)
+        flight = self._reserve(line, wish, now)
+        if flight is not None and _goes(line.queue, flight, wish, now):
+            flight.sent(now)
+            return self._director.answer(wish, flight)
+        waiting = _Waiting(applicant, wish._replace(allowed=[]), flight)
+        return self._wait(line, waiting, self._tenant(request), now, capacity)
 
     def leave(self, place: Place, now: float) -> None:
         """The client has gone. Nothing, if it has been answered."""
         if place.waiter.end is None:
             self.waiting -= 1
+            self._withdraw(place.waiter.payload, now)
             place.line.queue.leave(place.waiter, now)
 
-    def wake(self, now: float) -> None:
-        """There may be room."""
+    def wake(self, ledger: Ledger, now: float) -> None:
+        """There may be room at `ledger`, or it has gone."""
         for pool, line in self._lines.items():
-            if len(line.queue):
-                self._serve(pool, line, now)
+            if len(line.queue) and self._director.serves(pool, ledger):
+                if not ledger.available:
+                    self._place_anew(pool, line, ledger, now)
+                self._serve_anywhere(pool, line, now)
+                if ledger.available:
+                    serve(line.queue, ledger, self, now)
 
     def refresh(self, now: float) -> None:
         """The objects have changed: refuse who waits for a pool that is gone; there may be room in others."""
@@ -122,10 +127,11 @@ class Admission:
             view = self._director.view(pool)
             if view is None:
                 del self._lines[pool]
-                self._refuse(pool, line.queue.close(now))
-            elif view.queue is not None:
+                self._refuse(pool, line.queue.close(now), now)
+                continue
+            if view.queue is not None:
                 line.queue.limits = _limits(view.queue)
-        self.wake(now)
+            self._serve(pool, line, now)
 
     def due(self) -> float | None:
         """When `expire` has something to do. None: nobody waits."""
@@ -135,50 +141,127 @@ class Admission:
         """Refuse who has waited too long, and try again those who were set aside."""
         for pool, line in self._lines.items():
             if len(line.queue):
-                self._refuse(pool, line.queue.expire(now, bool(self._director.open_to(pool))))
-                self._serve(pool, line, now)
+                self._refuse(pool, line.queue.expire(now, bool(self._director.open_to(pool))), now)
+                self._serve_anywhere(pool, line, now)
 
     def statistics(self, now: float) -> Mapping[str, QueueStatistics]:
         """Each queue's numbers, by pool."""
         return {pool: line.queue.statistics(now) for pool, line in self._lines.items()}
 
-    def _goes_now(self, line: _Line, wish: Wish, capacity: bool, now: float) -> bool:
-        """Whether not to wait: there is room, or an answer that waiting would not change."""
-        if not wish.allowed:
-            # An empty pool may be starting up. That others than those allowed are there helps nobody.
-            return capacity or wish.serving.view.opens_unseen
-        return line.room.has(wish.allowed, wish.ask, now)
+    # What `turns` asks of those who wait.
+
+    def extra(self, payload: _Waiting, ledger: Ledger) -> int | None:
+        """See `turns.Host`."""
+        assert payload.flight is not None, "it waits for an endpoint"
+        return self._director.extra(payload.wish, payload.flight, ledger)
+
+    def chooses(self, payload: _Waiting, ledger: Ledger, now: float) -> bool:
+        """See `turns.Host`."""
+        assert payload.flight is not None, "it waits for an endpoint"
+        place = payload.flight.place
+        self._director.withdraw(payload.flight, now)
+        payload.flight = self._director.reserve(payload.wish._replace(allowed=[ledger, place]), now, again=True)
+        payload.flight.hold()
+        return payload.flight.place is ledger
+
+    def goes(self, waiter: Waiter[_Waiting], now: float) -> None:
+        """See `turns.Host`."""
+        waiting = waiter.payload
+        assert waiting is not None and waiting.flight is not None, "whoever goes has waited for an endpoint"
+        self.waiting -= 1
+        line = self._lines[waiting.wish.serving.view.name]
+        line.queue.dispatched(waiter, now)
+        waiting.flight.sent(now)
+        waiting.applicant.placed(self._director.answer(waiting.wish, waiting.flight), now)
+
+    def _reserve(self, line: _Line, wish: Wish, now: float) -> Flight | None:
+        """Its share of the endpoint that is best for it. None: it may have none, or not yet."""
+        if not wish.allowed or now < line.opens_at or line.empty:
+            return None
+        if len(line.queue) and line.queue.refuses(wish.ask, held_bytes(wish.ask, wish.unnamed or wish.body)):
+            # A flood costs no picks: those who wait take whatever room there is.
+            return None
+        flight = self._director.reserve(wish, now)
+        flight.hold()
+        return flight
+
+    def _wait(self, line: _Line, waiting: _Waiting, tenant: str, now: float, capacity: bool) -> Place:
+        """Let it wait. Raises RoutingError where it may not."""
+        wish, flight = waiting.wish, waiting.flight
+        pool = wish.serving.view.name
+        place = flight.place if flight is not None else None
+        kept = held_bytes(wish.ask, wish.unnamed or wish.body or waiting.applicant.held)
+        waiter, refused = line.queue.offer(waiting, wish.ask, tenant, kept, now, capacity, place)
+        if waiter is None:
+            self._withdraw(waiting, now)
+            raise _error(pool, refused[0])
+        self.waiting += 1
+        line.empty = line.empty or not capacity
+        self._refuse(pool, refused, now)
+        self._arm(waiter.expires_at)
+        return Place(line, waiter)
 
     def _serve(self, pool: str, line: _Line, now: float) -> None:
-        """Whoever's turn it is, as long as there is room."""
+        """The pool has changed: whoever waits for an endpoint that has gone looks for another, and all may go."""
+        for place in line.queue.places():
+            if place is not None and not (place.available and self._director.serves(pool, place)):
+                self._place_anew(pool, line, place, now)
+        self._serve_anywhere(pool, line, now)
+        for place in line.queue.places():
+            if place is not None:
+                serve(line.queue, place, self, now)
+
+    def _place_anew(self, pool: str, line: _Line, place: Ledger, now: float) -> None:
+        """Whoever waits for `place` waits for any endpoint."""
+        for waiter in line.queue.waiting_for(place):
+            self._withdraw(waiter.payload, now)
+            line.queue.move(waiter, None)
+
+    def _serve_anywhere(self, pool: str, line: _Line, now: float) -> None:
+        """Find an endpoint for those that wait for any."""
+        if line.queue.head(now) is None:
+            return
         endpoints = self._director.open_to(pool)
         if line.empty and endpoints:
             line.empty, line.opens_at = False, now + PROXY_LEARNS
         if now < line.opens_at:
             self._arm(line.opens_at)
+        if not endpoints or now < line.opens_at:
             return
-        while (head := line.queue.head(now)) is not None and line.room.has(endpoints, head.ask, now):
-            assert head.payload is not None, "whoever waits has not ended"
-            wish = self._director.renewed(head.payload.wish)
-            if not wish.allowed:
-                refused = line.queue.set_aside(head, now, capacity=True)
-                self._refuse(pool, [refused] if refused is not None else [])
-                self._arm(now + line.queue.limits.retry_period)
-                continue
-            self.waiting -= 1
-            applicant = line.queue.dispatched(head, now).applicant
-            try:
-                placed = self._director.fulfil(wish, now)
-            except RoutingError as error:
-                applicant.refused(error)
-            except Unseen as unseen:
-                applicant.passed(unseen)
-            else:
-                applicant.placed(placed, now)
+        places: dict[Ledger, None] = {}
+        while (head := line.queue.head(now)) is not None:
+            place = self._find_place(pool, line, head, now)
+            if place is not None:
+                places[place] = None
+        for place in places:
+            serve(line.queue, place, self, now)
 
-    def _refuse(self, pool: str, refused: list[Refused[_Waiting]]) -> None:
+    def _find_place(self, pool: str, line: _Line, waiter: Waiter[_Waiting], now: float) -> Ledger | None:
+        """An endpoint that it waits for from now on; or it is set aside, or refused."""
+        waiting = waiter.payload
+        assert waiting is not None, "whoever waits has not ended"
+        wish = self._director.renewed(waiting.wish)
+        if not wish.allowed:
+            refused = line.queue.set_aside(waiter, now, capacity=True)
+            self._refuse(pool, [refused] if refused is not None else [], now)
+            self._arm(now + line.queue.limits.retry_period)
+            return None
+        flight = waiting.flight = self._director.reserve(wish, now)
+        waiting.wish = wish._replace(allowed=[])
+        flight.hold()
+        line.queue.move(waiter, flight.place)
+        return flight.place
+
+    def _withdraw(self, waiting: _Waiting | None, now: float) -> None:
+        """What it had reserved is given back."""
+        if waiting is not None and waiting.flight is not None:
+            self._director.withdraw(waiting.flight, now)
+            waiting.flight = None
+
+    def _refuse(self, pool: str, refused: list[Refused[_Waiting]], now: float) -> None:
         for one in refused:
             self.waiting -= 1
+            self._withdraw(one.payload, now)
             one.payload.applicant.refused(_error(pool, one))
 
     def _tenant(self, request: Arrived) -> str:
@@ -186,6 +269,12 @@ class Admission:
         if headers:
             return tenant(headers.get(wire.FAIRNESS_HEADER), headers.get("authorization"), self._salt)
         return tenant(request.attributes.get(_FAIRNESS), None, self._salt)
+
+
+def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:
+    """Whether its endpoint takes it at once: there is room, and nobody waits there who goes first."""
+    highest = queue.highest(flight.place)
+    return (highest is None or highest < wish.ask.priority) and is_open(flight.place, wish.ask, now)
 
 
 def _limits(queue: Queue) -> Limits:

@@ -239,7 +239,7 @@ class Process(Conversation):
             return
         self._picker.telemetry.saw_first_byte(flight.pool, seconds)
         if self._picker.admission.waiting:
-            self._picker.admission.wake(now)
+            self._picker.admission.wake(flight.place, now)
 
     def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
         """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""
@@ -254,7 +254,7 @@ class Process(Conversation):
         now = self._picker.clock()
         self._picker.director.end(flight, now)
         if self._picker.admission.waiting:
-            self._picker.admission.wake(now)
+            self._picker.admission.wake(flight.place, now)
 
     def _fault(self, place: str, status: GrpcStatus, detail: str) -> None:
         self._picker.telemetry.faults[place] += 1

@@ -75,6 +75,24 @@ class Flight:
         """The endpoint that was named first."""
         return self.decision.order[0]
 
+    @property
+    def place(self) -> Ledger:
+        """The endpoint where it counts now."""
+        return self.decision.lease.ledger
+
+    def hold(self) -> None:
+        """It waits here for its place there."""
+        self.decision.lease.hold()
+
+    def sent(self, now: float) -> None:
+        """It waits no longer. The endpoint's time begins now; retries skip those that have gone meanwhile."""
+        self.decision.lease.send()
+        self.placed_at = now
+        first, *others = self.decision.order
+        if first.available and not all(other.available for other in others):
+            left = (first, *(other for other in others if other.available))
+            self.decision = self.decision._replace(order=left)
+
     def responded(self, response: Responded) -> None:
         """An engine answered, perhaps another than the one named first: the load goes to the one that did."""
         if not self.open:
@@ -100,6 +118,11 @@ class Flight:
         self.first_byte_at = now
         self.decision.lease.first_byte(now, succeeded=self.status < 400)
         return now - self.placed_at
+
+    def withdrawn(self, now: float) -> None:
+        """Nobody was told of it."""
+        self.open = False
+        self.decision.lease.close(now, succeeded=False)
 
     def ended(self, now: float) -> None:
         """The request is over."""
@@ -131,6 +154,7 @@ class _Serving:
 
     view: PoolView
     ledgers: tuple[Ledger, ...]
+    members: frozenset[Ledger]  # the same
     scheduler: Scheduler | SplitScheduler
 
 
@@ -187,7 +211,7 @@ class Director:
             known = before.get(name)
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
             scheduler = self._scheduler(view, ledgers, known.scheduler if known is not None else None)
-            self._serving[name] = _Serving(view, ledgers, scheduler)
+            self._serving[name] = _Serving(view, ledgers, frozenset(ledgers), scheduler)
         shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
         self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
 
@@ -234,24 +258,51 @@ class Director:
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
-        if wish.ask.priority < 0 and wish.allowed and wish.serving.view.queue is None:
-            shed(wish.allowed)
+        return self.answer(wish, self.reserve(wish, now), now)
+
+    def reserve(self, wish: Wish, now: float, again: bool = False) -> Flight:
+        """The first half of `fulfil`: the flight, of which nobody has been told. Raises RoutingError and Unseen.
+
+        `again`: the request had a place before.
+        """
         ask = wish.ask
         if wish.session is not None:
             ask = ask._replace(stay=self._homes.sessions.find(wish.session, now))
         # Nothing may fail after the pick: what it reserves is given back by the flight alone.
-        decision = wish.serving.scheduler.pick(wish.allowed, ask, now, self._rng)
+        decision = wish.serving.scheduler.pick(wish.allowed, ask, now, self._rng, again=again)
         view = wish.serving.view
         if decision is None:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
             raise Unseen(view.name, wish.model, instead) if view.opens_unseen else why_none(view, wish.subset)
-        flight = self._fly(view, wish.model, decision, now)
+        return self._fly(view, wish.model, decision, now)
+
+    def answer(self, wish: Wish, flight: Flight, now: float) -> Placed:
+        """The second half: what to tell the proxy."""
+        decision, serving = flight.decision, wish.serving
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
         body = self._with_id(wish, flight)
-        told = prefill_headers(view.split, decision)
+        told = prefill_headers(serving.view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
-        sticks = self._homes.stuck(wish.previous, wish.serving.ledgers, wish.session, ask, destinations[0], now)
+        ask = decision.lease.ask
+        sticks = self._homes.stuck(wish.previous, serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
+
+    def withdraw(self, flight: Flight, now: float) -> None:
+        """Nobody was told of it: it goes nowhere, and nothing is learnt from it."""
+        if self.flights.pop(flight.lease_id, None) is not None:
+            flight.withdrawn(now)
+
+    def extra(self, wish: Wish, flight: Flight, ledger: Ledger) -> int | None:
+        """Prompt tokens that `ledger`, of the same pool, would compute and the place of `flight` would not.
+
+        None: it may not go there.
+        """
+        if wish.serving.view.split is not None or wish.previous:
+            return None  # two endpoints belong together; a conversation stays where it was kept
+        if wish.subset is not None and ledger.endpoint.address not in (named(wish.subset, (ledger,)) or ()):
+            return None
+        cached = self._index.match(wish.ask.prefix)
+        return cached.get(flight.place.slot, 0) - cached.get(ledger.slot, 0)
 
     def renewed(self, wish: Wish) -> Wish:
         """The same request, with who may serve it now. Raises NoEndpoints where its pool is gone."""
@@ -270,6 +321,11 @@ class Director:
         """The pool of this name, if there is one."""
         serving = self._serving.get(pool)
         return serving.view if serving is not None else None
+
+    def serves(self, pool: str, ledger: Ledger) -> bool:
+        """Whether that endpoint is in that pool."""
+        serving = self._serving.get(pool)
+        return serving is not None and ledger in serving.members
 
     def open_to(self, pool: str) -> list[Ledger]:
         """Who may be chosen in that pool now, without any subset. None, if there is no such pool."""

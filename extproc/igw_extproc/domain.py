@@ -54,6 +54,22 @@ class EngineLoad:
     started_at: float | None = None  # the process's start, seconds since the epoch
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerStatistics:
+    """One ledger's numbers at one moment, for telemetry and explanations."""
+
+    address: str
+    available: bool
+    unreachable_reason: str | None
+    engine: EngineKind | None
+    scraped_at: float | None
+    requests: int
+    queued: float
+    kv_tokens: float
+    kv_capacity: int
+    backlog_tokens: float
+
+
 class Outcome(StrEnum):
     """How a request left the picker: low cardinality, a metric label."""
 

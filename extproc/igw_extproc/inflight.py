@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
+from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad, LedgerStatistics
 
 # Seconds after which the engine's word may no longer make an endpoint look emptier than our own accounting does.
 # Five of the slowest regular scrapes (1 s), so one lost scrape changes nothing.
@@ -69,6 +69,9 @@ class Ledger:
     scraped_at: float | None = None
     stale_at: float = math.inf  # from then on the engine's word may not lower the load
     requests: int = 0  # ours in flight
+    held: int = 0  # of these, those that wait in the picker: they have their place there, but its engine knows of none
+    held_kv: int = 0  # their KV tokens
+    held_backlog: int = 0  # their uncached prompt tokens
     adapters: dict[str, int] = field(default_factory=dict)  # ours in flight, by adapter
     queued: float = 0.0  # requests in the engine, running and waiting, whoever sent them
     backlog_tokens: float = 0.0  # uncached prompt tokens that no first byte has answered yet
@@ -98,7 +101,8 @@ class Ledger:
 
     def scrape_started(self) -> Mark:
         """What is in flight now; hand it back with the engine's answer."""
-        return Mark(self, self.requests, self._kv_tokens, self._backlog_tokens, self._sequence)
+        backlog_tokens = self._backlog_tokens - self.held_backlog
+        return Mark(self, self.requests - self.held, self._kv_tokens - self.held_kv, backlog_tokens, self._sequence)
 
     def scraped(self, mark: Mark, load: EngineLoad, now: float) -> None:
         """Take the engine's word, as of the moment the scrape began."""
@@ -190,7 +194,19 @@ class Ledger:
             # The engine's own queue has stood for this request since the last scrape: its end changes nothing.
             self._other_backlog += tokens
 
+    def _hold(self, lease: "Lease", sign: int = 1) -> None:
+        self.held += sign
+        self.held_kv += sign * lease.kv_tokens
+        self.held_backlog += sign * lease.backlog_tokens
+
+    def _sent(self, lease: "Lease") -> None:
+        self._hold(lease, -1)
+        self._sequence += 1
+        lease.sequence = self._sequence
+
     def _remove(self, lease: "Lease") -> None:
+        if lease.held:
+            self._sent(lease)
         self._answered(lease)
         self.requests -= 1
         self._kv_tokens -= lease.kv_tokens
@@ -211,6 +227,7 @@ class Lease:
         "_open",
         "ask",
         "backlog_tokens",
+        "held",
         "kv_tokens",
         "ledger",
         "reserved_at",
@@ -225,10 +242,22 @@ class Lease:
         self.ask = ask
         self.reserved_at = now
         self.sequence = 0
+        self.held = False
         self._open = True
         self._answered = False
         self._expectation = expectation
         self._charge(cached_tokens)
+
+    def hold(self) -> None:
+        """The request waits in the picker for its place there."""
+        self.held = True
+        self.ledger._hold(self)
+
+    def send(self) -> None:
+        """It waits no longer: the engine gets it now."""
+        if self.held:
+            self.ledger._sent(self)
+            self.held = False
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:
         """The endpoint began to answer, well or not: its prompt is computed, and the index may learn."""
@@ -277,33 +306,19 @@ class Lease:
             expectation.withdraw()
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStatistics:
-    """One ledger's numbers at one moment, for telemetry and explanations."""
-
-    address: str
-    available: bool
-    unreachable_reason: str | None
-    engine: EngineKind | None
-    scraped_at: float | None
-    requests: int
-    queued: float
-    kv_tokens: float
-    kv_capacity: int
-    backlog_tokens: float
-
-
 class Ledgers:
     """The ledgers of all known endpoints, by address; the scraper's sink.
 
     `gone(slot)` is called when what an endpoint held in its cache is lost: it restarted, or left. A slot is given to
-    another endpoint only after that. `changed()` is called after each good scrape: there may be room. Unknown
-    addresses are ignored: an endpoint may leave during its scrape.
+    another endpoint only after that. `changed(ledger)` is called after each scrape: there may be room, or it is no
+    longer available. Unknown addresses are ignored: an endpoint may leave during its scrape.
     """
 
-    def __init__(self, gone: Callable[[int], None] | None = None, changed: Callable[[], None] | None = None) -> None:
-        self._gone = gone if gone is not None else _ignore
-        self._changed = changed if changed is not None else _nothing
+    def __init__(
+        self, gone: Callable[[int], None] = lambda slot: None, changed: Callable[[Ledger], None] = lambda ledger: None
+    ) -> None:
+        self._gone = gone
+        self._changed = changed
         self._by_address: dict[str, Ledger] = {}
         self._free_slots: list[int] = []
 
@@ -348,13 +363,14 @@ class Ledgers:
         ledger = self._by_address.get(address)
         if ledger is not None and isinstance(mark, Mark) and mark.ledger is ledger:
             ledger.scraped(mark, load, now)
-            self._changed()
+            self._changed(ledger)
 
     def unreachable(self, address: str, reason: str, now: float) -> None:
         """See `Ledger.unreachable`."""
         ledger = self._by_address.get(address)
         if ledger is not None:
             ledger.unreachable(reason)
+            self._changed(ledger)
 
     def restarted(self, address: str) -> None:
         """The engine is a new process: its cache is empty."""
@@ -380,11 +396,3 @@ def _statistics(ledger: Ledger) -> LedgerStatistics:
         kv_capacity=ledger.kv_capacity,
         backlog_tokens=ledger.backlog_tokens,
     )
-
-
-def _ignore(slot: int) -> None:
-    """Nobody keeps anything by slot."""
-
-
-def _nothing() -> None:
-    """Nobody waits for a change."""

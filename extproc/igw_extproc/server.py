@@ -21,10 +21,11 @@ from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
+from igw_extproc.domain import LedgerStatistics
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
-from igw_extproc.inflight import Ledgers, LedgerStatistics
+from igw_extproc.inflight import Ledger, Ledgers
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
@@ -49,7 +50,7 @@ class Parts:
     def __init__(self, settings: Settings, clock: Callable[[], float], rng: random.Random) -> None:
         self.datastore = Datastore(settings.policy, clock)
         self.index = PrefixIndex()
-        self.ledgers = Ledgers(gone=self._forget, changed=self._engine_spoke)
+        self.ledgers = Ledgers(gone=self._forget, changed=self._endpoint_changed)
         self.scraper = Scraper(self.ledgers, rng, self._in_flight)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
@@ -85,9 +86,9 @@ class Parts:
         self.telemetry.keep_endpoints({endpoint.address for endpoint in endpoints})
         self.admission.refresh(self.clock())
 
-    def _engine_spoke(self) -> None:
+    def _endpoint_changed(self, ledger: Ledger) -> None:
         if self.admission.waiting:
-            self.admission.wake(self.clock())
+            self.admission.wake(ledger, self.clock())
 
     def _arm(self, due: float) -> None:
         """Call `_ring` at `due` or before; it looks when it is due again."""

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from igw_extproc.domain import LedgerStatistics
 from igw_extproc.flowcontrol.queue import QueueStatistics
-from igw_extproc.inflight import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics, Side
 from igw_extproc.scheduling.split import SplitStatistics

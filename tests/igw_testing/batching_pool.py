@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.flowcontrol.queue import FlowQueue
-from igw_extproc.flowcontrol.room import Room
-from igw_extproc.flowcontrol.waiters import Limits
-from igw_extproc.inflight import Ledgers
+from igw_extproc.flowcontrol.room import is_open
+from igw_extproc.flowcontrol.turns import serve
+from igw_extproc.flowcontrol.waiters import Limits, Waiter
+from igw_extproc.inflight import Ledger, Ledgers
 from igw_extproc.scheduling.framework import Reservation, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex
@@ -44,7 +45,6 @@ class BatchingPool:
         self._ledgers = list(table)
         self._scheduler = Scheduler(POLICIES["llm-metric"], PrefixIndex())
         self._queue: FlowQueue[Request] = FlowQueue(Limits(max_size=10_000, wait_timeout=1e6))
-        self._room = Room()
         self._leases: dict[str, Reservation] = {}
         self._idle = set(range(engines))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -80,25 +80,48 @@ class BatchingPool:
         ledger.scraped(ledger.scrape_started(), load, self.now)
         self.waiting.append(said.waiting)
         self._in(SCRAPE, lambda: self._scrape(at))
-        self._dispatch()
+        self._serve(ledger)
 
     def _arrive(self, request: Request) -> None:
         ask = Ask("m", request.prompt_tokens, OUTPUT)
-        if not self._queued or (not len(self._queue) and self._room.has(self._ledgers, ask, self.now)):
-            self._place(request, ask)
-        else:
-            waiter, _ = self._queue.offer(request, ask, "", 1, self.now, capacity=True)
-            assert waiter is not None
+        lease = self._reserve(request, ask, self._ledgers)
+        place = lease.ledger
+        if not self._queued or (self._queue.highest(place) is None and is_open(place, ask, self.now)):
+            self._send(request)
+            return
+        waiter, _ = self._queue.offer(request, ask, "", 1, self.now, capacity=True, place=place)
+        assert waiter is not None
 
-    def _dispatch(self) -> None:
-        while (head := self._queue.head(self.now)) is not None and self._room.has(self._ledgers, head.ask, self.now):
-            self._place(self._queue.dispatched(head, self.now), head.ask)
-
-    def _place(self, request: Request, ask: Ask) -> None:
-        decision = self._scheduler.pick(self._ledgers, ask, self.now, self._rng)
+    def _reserve(self, request: Request, ask: Ask, among: Sequence[Ledger]) -> Reservation:
+        decision = self._scheduler.pick(among, ask, self.now, self._rng)
         assert decision is not None
         self._leases[request.id] = decision.lease
-        self._in(DELAY, lambda: self._submit(decision.order[0].slot, request))
+        decision.lease.hold()
+        return decision.lease
+
+    def _send(self, request: Request) -> None:
+        lease = self._leases[request.id]
+        lease.send()
+        self._in(DELAY, lambda: self._submit(lease.ledger.slot, request))
+
+    def _serve(self, ledger: Ledger) -> None:
+        serve(self._queue, ledger, self, self.now)
+
+    # What `serve` asks (`turns.Host`).
+
+    def extra(self, payload: Request, ledger: Ledger) -> int | None:
+        """Nothing is shared."""
+        return 0
+
+    def chooses(self, payload: Request, ledger: Ledger, now: float) -> bool:
+        """By the policy, between two."""
+        before = self._leases[payload.id]
+        before.close(now)
+        return self._reserve(payload, before.ask, [before.ledger, ledger]).ledger is ledger
+
+    def goes(self, waiter: Waiter[Request], now: float) -> None:
+        """Over to its engine."""
+        self._send(self._queue.dispatched(waiter, now))
 
     def _submit(self, at: int, request: Request) -> None:
         self._engines[at].submit(request, self.now)
@@ -119,10 +142,11 @@ class BatchingPool:
         for finished in result.finished:
             self._in(DELAY, lambda name=finished.id: self._end(name))  # type: ignore[misc]
         self._step(at)
-        self._dispatch()
+        self._serve(self._ledgers[at])
 
     def _end(self, name: str) -> None:
-        self._leases.pop(name).close(self.now)
+        lease = self._leases.pop(name)
+        lease.close(self.now)
         self.ended += 1
-        self._dispatch()
+        self._serve(lease.ledger)
         self._next()

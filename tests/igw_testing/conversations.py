@@ -6,7 +6,7 @@ from igw_extproc.conversation import Picker
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
-from igw_testing.builders import Picking, chat
+from igw_testing.builders import Picking, address, chat
 from igw_testing.ext_proc import (
     FULL_DUPLEX,
     NONE,
@@ -73,6 +73,12 @@ class Serving:
     def stream(self) -> Stream:
         """A proxy opens a stream."""
         return Stream(self, wire.EXT_PROC_METHOD)
+
+    def wake(self, host: int) -> None:
+        """There may be room at `host`."""
+        ledger = self.picking.ledgers.get(address(host))
+        assert ledger is not None
+        self.admission.wake(ledger, self.now)
 
     def in_flight(self) -> int:
         """Requests counted at all engines."""

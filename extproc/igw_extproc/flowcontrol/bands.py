@@ -1,4 +1,4 @@
-"""Which waiting request is next: the highest priority first, within it fairly, and none left to starve.
+"""Which request of a line is next: the highest priority first, within it fairly, and none left to starve.
 
 Strict order alone would never serve the lower bands of a pool whose higher ones keep it full. So a request that has
 waited for `aged_after` seconds is owed a share: of the tokens served while such a one was passed over, its like get one
@@ -6,9 +6,11 @@ in `AGED_SHARE + 1`, the oldest first. Sheddable requests (priority below zero) 
 they are for.
 
 Bands exist while somebody waits in them; priorities are declared by objects, so there are few. Every operation is
-O(bands + log tenants). Pure; used by `queue`.
+O(bands + log tenants). Pure; used by `lines`.
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final, Generic
 
 from igw_extproc.flowcontrol.fairness import FairQueue
@@ -23,14 +25,21 @@ class Bands(Generic[Payload]):
 
     def __init__(self, aged_after: float) -> None:
         self.aged_after = aged_after
-        self.sheddable = 0  # how many of them wait
-        self.sheddable_bytes = 0
         self._bands: dict[int, FairQueue[Payload]] = {}
         self._order: list[int] = []  # highest first
         self._passed_over = 0  # tokens served while an aged request of a lower band waited
 
     def __len__(self) -> int:
         return sum(map(len, self._bands.values()))
+
+    def __iter__(self) -> Iterator[Waiter[Payload]]:
+        """The higher priorities first, in each as they came."""
+        return chain.from_iterable(self._bands[priority] for priority in self._order)
+
+    @property
+    def highest(self) -> int | None:
+        """The highest priority that waits. None: nobody does."""
+        return self._order[0] if self._order else None
 
     def lengths(self) -> dict[int, int]:
         """How many wait, by priority."""
@@ -43,7 +52,6 @@ class Bands(Generic[Payload]):
             band = self._bands[waiter.priority] = FairQueue()
             self._order = sorted(self._bands, reverse=True)
         band.push(waiter, front)
-        self._count(waiter, 1)
 
     def head(self, now: float) -> Waiter[Payload] | None:
         """The one to be served next."""
@@ -89,9 +97,3 @@ class Bands(Generic[Payload]):
         if not self._bands[waiter.priority]:
             del self._bands[waiter.priority]
             self._order.remove(waiter.priority)
-        self._count(waiter, -1)
-
-    def _count(self, waiter: Waiter[Payload], sign: int) -> None:
-        if waiter.priority < 0:
-            self.sheddable += sign
-            self.sheddable_bytes += sign * waiter.size

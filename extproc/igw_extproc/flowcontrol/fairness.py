@@ -12,6 +12,7 @@ Every operation is O(log tenants). Pure; used by `bands`.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Final, Generic
@@ -47,6 +48,10 @@ class FairQueue(Generic[Payload]):
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiter[Payload]]:
+        """In the order they were added."""
+        return iter(self._waiting.values())
 
     def push(self, waiter: Waiter[Payload], front: bool = False) -> None:
         """Let it wait behind its tenant's others, or before them."""

@@ -1,23 +1,25 @@
 """The requests of one pool that wait in the picker: who gets in, who is next, and who has waited too long.
 
-Sans-I/O: the caller asks `offer` for a request that finds no room (or finds others waiting), and whenever there may be
-room, takes `head` and either tells that it was `dispatched` or has it `set_aside`. It calls `leave` when a client goes,
-and `expire` at the time that `due` names. What must be answered with a refusal is returned, never called back. Called
-on one event loop; `now` is an argument, in seconds of any one clock.
+Sans-I/O: the caller asks `offer` for a request that finds no room at the endpoint that it would best go to, and where
+there may be room, takes the `head` of that endpoint's line and tells that it was `dispatched` (see `turns`). Those that
+have no endpoint to wait for have a line of their own, where each gets one (`move`) or is `set_aside`. The caller tells
+with `leave` that a client has gone, and calls `expire` at the time that `due` names. What must be answered with a
+refusal is returned, never called back. Called on one event loop; `now` is an argument, in seconds of any one clock.
 
 Every waiter ends exactly once (`waiters.End`), and its bytes are counted from `offer` to that end. Who has left stays
 in no table for long, so memory is bounded by the limits, whatever clients do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic
 
 from igw_extproc.domain import Ask
-from igw_extproc.flowcontrol.bands import Bands
 from igw_extproc.flowcontrol.drain import Drain
+from igw_extproc.flowcontrol.lines import Lines
 from igw_extproc.flowcontrol.waiters import End, Limits, Payload, Refusal, Refused, Waiter
+from igw_extproc.inflight import Ledger
 
 # Of `wait_timeout`: early enough for a request that has aged to have its turn before it expires.
 AGED: Final = 0.25
@@ -39,7 +41,7 @@ class FlowQueue(Generic[Payload]):
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._bands: Bands[Payload] = Bands(AGED * limits.wait_timeout)
+        self._lines: Lines[Payload] = Lines(AGED * limits.wait_timeout)
         self._drain = Drain()
         self._deadlines: list[tuple[float, int, Waiter[Payload]]] = []
         self._retries: list[tuple[float, int, Waiter[Payload]]] = []
@@ -59,14 +61,25 @@ class FlowQueue(Generic[Payload]):
     @limits.setter
     def limits(self, limits: Limits) -> None:
         self._limits = limits
-        self._bands.aged_after = AGED * limits.wait_timeout
+        self._lines.age_after(AGED * limits.wait_timeout)
+
+    def refuses(self, ask: Ask, size: int) -> bool:
+        """Whether `offer` would not let it wait."""
+        return self._why_not(ask, size) is not None
 
     def offer(
-        self, payload: Payload, ask: Ask, tenant: str, size: int, now: float, capacity: bool
+        self,
+        payload: Payload,
+        ask: Ask,
+        tenant: str,
+        size: int,
+        now: float,
+        capacity: bool,
+        place: Ledger | None = None,
     ) -> tuple[Waiter[Payload] | None, list[Refused[Payload]]]:
         """Let a request wait that holds `size` bytes: its waiter, and what must be refused now, itself or others.
 
-        `capacity`: whether the pool has endpoints at all.
+        `capacity`: whether the pool has endpoints at all. `place`: the one that it waits for.
         """
         reason = self._why_not(ask, size)
         if reason is not None:
@@ -75,28 +88,50 @@ class FlowQueue(Generic[Payload]):
         shed = self._shed_for(size, now, capacity)
         self._sequence += 1
         expires_at = now + self._limits.wait_timeout
-        waiter = Waiter(self._sequence, ask, tenant, size, now, expires_at, payload)
-        self._bands.push(waiter)
+        waiter = Waiter(self._sequence, ask, tenant, size, now, expires_at, payload, place)
+        self._lines.push(waiter)
         heappush(self._deadlines, (expires_at, waiter.sequence, waiter))
         self._size += 1
         self._bytes += size
         self._drain.begins(now)
         return waiter, shed
 
-    def head(self, now: float) -> Waiter[Payload] | None:
-        """Whose turn it is. None: nobody's now."""
-        return self._bands.head(now)
+    def head(self, now: float, place: Ledger | None = None) -> Waiter[Payload] | None:
+        """Whose turn it is at `place`; None: of those without one. None: nobody's now."""
+        return self._lines.head(place, now)
+
+    def elsewhere(self, place: Ledger, most: int, now: float) -> Iterator[Waiter[Payload]]:
+        """Whose turn it is at up to `most` other places: others each time, where there are more."""
+        return self._lines.elsewhere(place, most, now)
+
+    def highest(self, place: Ledger) -> int | None:
+        """The highest priority that waits for `place`. None: nobody does."""
+        return self._lines.highest(place)
+
+    def places(self) -> list[Ledger | None]:
+        """What somebody waits for; None: for any endpoint."""
+        return self._lines.places()
+
+    def waiting_for(self, place: Ledger | None) -> list[Waiter[Payload]]:
+        """Everybody who does: the higher priorities first, in each as they came."""
+        return self._lines.waiting_for(place)
+
+    def move(self, waiter: Waiter[Payload], place: Ledger | None) -> None:
+        """It waits for another endpoint from now on, behind its tenant's others there."""
+        self._lines.remove(waiter)
+        waiter.place = place
+        self._lines.push(waiter)
 
     def dispatched(self, waiter: Waiter[Payload], now: float) -> Payload:
-        """The head goes to an endpoint: its payload."""
-        self._bands.served(waiter, now)
+        """The head of a line goes to an endpoint: its payload."""
+        self._lines.served(waiter, now)
         self._drain.dispatched(now)
         return self._end(waiter, End.DISPATCHED, now)
 
     def set_aside(self, waiter: Waiter[Payload], now: float, capacity: bool) -> Refused[Payload] | None:
         """None of the head's own candidates can take it: others go first, and it is tried again, or else refused."""
         waiter.tries += 1
-        self._bands.remove(waiter)
+        self._lines.remove(waiter)
         waiter.aside = True
         if waiter.tries > self._limits.retries:
             return self._refuse(waiter, End.UNPLACED, now, capacity)
@@ -124,7 +159,7 @@ class FlowQueue(Generic[Payload]):
         while _live(self._retries) and self._retries[0][0] <= now:
             waiter = heappop(self._retries)[2]
             waiter.aside = False
-            self._bands.push(waiter, front=True)
+            self._lines.push(waiter, front=True)
         return refused
 
     def close(self, now: float) -> list[Refused[Payload]]:
@@ -138,17 +173,17 @@ class FlowQueue(Generic[Payload]):
 
     def statistics(self, now: float) -> QueueStatistics:
         """The numbers now."""
-        waiting = self._bands.lengths()
+        waiting = self._lines.lengths()
         aside = self._size - sum(waiting.values())
         return QueueStatistics(waiting, aside, self._bytes, dict(self._ends), self._drain.rate(now))
 
     def _why_not(self, ask: Ask, size: int) -> End | None:
         """Why a newcomer may not wait; None: it may, perhaps in a sheddable one's place."""
-        limits, bands = self._limits, self._bands
+        limits, lines = self._limits, self._lines
         places, room = self._size, self._bytes
         if ask.priority >= 0:
-            places, room = places - bands.sheddable, room - bands.sheddable_bytes
-        elif len(bands) > bands.sheddable:
+            places, room = places - lines.sheddable, room - lines.sheddable_bytes
+        elif len(lines) > lines.sheddable:
             return End.SHED  # behind others, whom it would only be refused for
         return End.FULL if places >= limits.max_size or room + size > limits.max_bytes else None
 
@@ -157,15 +192,15 @@ class FlowQueue(Generic[Payload]):
         shed: list[Refused[Payload]] = []
         limits = self._limits
         while self._size >= limits.max_size or self._bytes + size > limits.max_bytes:
-            victim = self._bands.last_sheddable()
+            victim = self._lines.last_sheddable()
             assert victim is not None, "there was room but for the sheddable"
-            self._bands.remove(victim)
+            self._lines.remove(victim)
             shed.append(self._refuse(victim, End.SHED, now, capacity))
         return shed
 
     def _remove(self, waiter: Waiter[Payload]) -> None:
         if not waiter.aside:
-            self._bands.remove(waiter)
+            self._lines.remove(waiter)
 
     def _refuse(self, waiter: Waiter[Payload], reason: End, now: float, capacity: bool) -> Refused[Payload]:
         refusal = self._refusal(reason, now, capacity)

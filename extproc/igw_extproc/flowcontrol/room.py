@@ -16,11 +16,9 @@ An engine that tells nothing is open while the request fits by our own accountin
 How long a queue can get: `SPARE` in an engine that is full, as it says; up to `BACKLOG` tokens of short requests in one
 that is full by its number of seats, which no engine tells, until its next word.
 
-The question is asked of the pool, not of each endpoint: once any is open, the policy chooses among all candidates. It
-may let a request wait behind the one that holds its prefix, which is what its costs are for.
+What waits with us for the endpoint counts as nothing here: its engine knows nothing of it.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from igw_extproc.domain import Ask, EngineKind
@@ -36,32 +34,13 @@ def is_open(ledger: Ledger, ask: Ask, now: float) -> bool:
     """Whether a queue would not get longer there than keeps the engine busy."""
     if now >= ledger.stale_at:
         ledger.age(now)
-    if ledger.queued < 1.0:
+    queued = ledger.queued - ledger.held
+    if queued < 1.0:
         return True
-    fits = ledger.kv_free >= ask.prompt_tokens + ask.output_tokens
+    fits = ledger.kv_free + ledger.held_kv >= ask.prompt_tokens + ask.output_tokens
     load = ledger.load
     if load is None or load.engine is EngineKind.UNKNOWN:
         return fits
     if fits and load.waiting < 1.0:
-        return ledger.backlog_tokens < BACKLOG
-    return ledger.queued - load.running < SPARE
-
-
-class Room:
-    """One pool's answer. Remembers who was open last, so that a pool with room is asked about one endpoint."""
-
-    __slots__ = ("_at",)
-
-    def __init__(self) -> None:
-        self._at = 0
-
-    def has(self, candidates: Sequence[Ledger], ask: Ask, now: float) -> bool:
-        """Whether any of the candidates, all of them available, is open for `ask`. Without candidates: no."""
-        at = self._at
-        if at < len(candidates) and is_open(candidates[at], ask, now):
-            return True
-        for at, ledger in enumerate(candidates):
-            if is_open(ledger, ask, now):
-                self._at = at
-                return True
-        return False
+        return ledger.backlog_tokens - ledger.held_backlog < BACKLOG
+    return queued - load.running < SPARE

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from igw_extproc.domain import Ask
+from igw_extproc.inflight import Ledger
 
 Payload = TypeVar("Payload")
 
@@ -77,6 +78,7 @@ class Waiter(Generic[Payload]):
     arrived_at: float
     expires_at: float
     payload: Payload | None
+    place: Ledger | None = None  # the endpoint that it waits for; None: any that it may have
     tries: int = 0  # turns that came to nothing
     aside: bool = False  # since the last of them, until it is tried again
     end: End | None = None

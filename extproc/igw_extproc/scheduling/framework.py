@@ -119,9 +119,18 @@ class Scheduler:
         return None
 
     def pick(
-        self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
+        self,
+        candidates: Sequence[Ledger],
+        ask: Ask,
+        now: float,
+        rng: Random,
+        explain: bool = False,
+        again: bool = False,
     ) -> Decision | None:
-        """Choose among `candidates` and reserve at the choice. None: there are no candidates."""
+        """Choose among `candidates` and reserve at the choice. None: there are no candidates.
+
+        `again`: for a request that had been chosen for already; the onlooker has seen it.
+        """
         if not candidates:
             return None
         policy = self.policy
@@ -135,8 +144,8 @@ class Scheduler:
             # Its engine has said nothing for too long, so it may only look idle. Ageing can only raise costs, and
             # happens once for each silence: a winner that is not stale needs no look at the others.
             _age(candidates, now)
-            return self.pick(candidates, ask, now, rng, explain)
-        if self.onlooker is not None:
+            return self.pick(candidates, ask, now, rng, explain, again)
+        if self.onlooker is not None and not again:
             self.onlooker.look(candidates, ask, costs, cached, order[0], now)
         hit = cached.get(best.slot, 0)
         index = self._learning if ask.prefix else None

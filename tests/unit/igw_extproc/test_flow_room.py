@@ -1,7 +1,7 @@
 """Whether to dispatch: engines are kept full, and hold no queue of their own."""
 
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
-from igw_extproc.flowcontrol.room import BACKLOG, Room, is_open
+from igw_extproc.flowcontrol.room import BACKLOG, is_open
 from igw_extproc.inflight import Ledger
 from igw_testing.builders import ledger, load
 
@@ -75,13 +75,11 @@ def test_a_silent_engine_does_not_look_open_because_it_was_once() -> None:
     lease.close(100.0)
 
 
-def test_a_pool_has_room_while_any_endpoint_has() -> None:
-    closed, opened = full(waiting=5), ledger(2)
-    room = Room()
-    assert room.has([closed, opened], ASK, 0.0)
-    assert room.has([closed, opened], ASK, 0.0)
-    assert not room.has([closed], ASK, 0.0)
-
-
-def test_a_pool_without_endpoints_has_none() -> None:
-    assert not Room().has([], ASK, 0.0)
+def test_what_waits_here_takes_no_room_there() -> None:
+    subject = full()
+    for _ in range(5):
+        subject.reserve(ASK, 0, 0.0).hold()
+    assert is_open(subject, ASK, 0.0)
+    roomy = ledger(said=load(running=1, kv_usage=0.0, kv_capacity_tokens=BACKLOG + 200))
+    roomy.reserve(Ask("m", BACKLOG, 100), 0, 0.0).hold()
+    assert is_open(roomy, ASK, 0.0)

@@ -4,6 +4,7 @@ import pytest
 
 from igw_api import wire
 from igw_api.objects import AnyObject, Queue
+from igw_extproc.domain import EngineLoad
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, load, members, model, policy, pool
 from igw_testing.conversations import Serving, Stream, duplex, modes
@@ -49,8 +50,13 @@ def objects(queue: Queue = DEFAULTS, engines: int = 2) -> list[AnyObject]:
 
 def room(here: Serving, host: int = 1) -> None:
     """The engine at `host` says that it has room, as the next scrape tells us."""
-    here.picking.says(host, ROOMY, here.now)
-    here.admission.wake(here.now)
+    says(here, host, ROOMY)
+
+
+def says(here: Serving, host: int, said: EngineLoad) -> None:
+    """The engine at `host` was scraped."""
+    here.picking.says(host, said, here.now)
+    here.wake(host)
 
 
 def ask_for(here: Serving, name: str = "m", **headers: str) -> Stream:
@@ -67,7 +73,7 @@ def answers(stream: Stream) -> int:
 
 def test_without_room_a_request_waits_and_is_placed_when_there_is_some(here: Serving) -> None:
     stream = ask_for(here)
-    assert (answers(stream), here.in_flight(), here.admission.waiting) == (0, 0, 1)
+    assert (answers(stream), here.in_flight(), here.admission.waiting) == (0, 1, 1), "it has its place there"
     room(here)
     assert (answers(stream), here.in_flight(), here.admission.waiting) == (1, 1, 0)
     stream.conversation.ended()
@@ -87,7 +93,7 @@ def test_who_comes_later_waits_behind_who_waits() -> None:
     here.picking.says(1, ROOMY, here.now)
     second = ask_for(here)
     assert (answers(first), answers(second)) == (0, 0)
-    here.admission.wake(here.now)
+    here.wake(1)
     assert (answers(first), answers(second)) == (1, 1)
 
 
@@ -113,18 +119,19 @@ def test_a_first_byte_makes_room_for_the_next() -> None:
     assert streams[8].said
 
 
-def test_higher_priorities_go_first(here: Serving) -> None:
+def test_higher_priorities_go_first() -> None:
+    """Among those who wait for the same engine."""
+    here = serving(engines=1)
     later, first = ask_for(here), ask_for(here, "first")
-    here.picking.says(1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
-    here.admission.wake(here.now)
+    says(here, 1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000))
     assert (answers(later), answers(first)) == (0, 1)
 
 
-def test_tenants_take_turns(here: Serving) -> None:
+def test_tenants_take_turns() -> None:
+    here = serving(engines=1)
     greedy = [ask_for(here, **{wire.FAIRNESS_HEADER: "greedy"}) for _ in range(3)]
     modest = ask_for(here, authorization="Bearer key")
-    here.picking.says(1, load(running=8, waiting=0, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
-    here.admission.wake(here.now)
+    says(here, 1, load(running=8, waiting=0, kv_usage=1.0, kv_capacity_tokens=10_000))
     assert [answers(stream) for stream in (*greedy, modest)] == [1, 0, 0, 1]
 
 
@@ -225,6 +232,77 @@ def test_a_change_of_the_queue_holds_for_who_comes_next(here: Serving) -> None:
     here.admission.refresh(here.now)
     assert answers(waits) == 0
     refusal(last(ask_for(here)), 429, "rejected-saturated")
+
+
+def test_a_request_waits_for_the_engine_that_holds_its_prefix(here: Serving) -> None:
+    """Though another has room: to compute the prompt again would take longer than the wait."""
+    prompt = chat("m", "What we all know. " * 4000)
+    room(here)
+    first = here.stream()
+    first.tell(modes(request_headers(), BUFFERED, NONE), request_body(prompt))
+    holder = destinations(last(first))[0]
+    for host in (1, 2):
+        says(here, host, FULL if holder == address(host) else ROOMY)
+    again = here.stream()
+    again.tell(modes(request_headers(), BUFFERED, NONE), request_body(prompt))
+    assert answers(again) == 0
+    first.conversation.ended()
+    says(here, 1 if holder == address(1) else 2, load(running=4, waiting=0, kv_usage=0.9, kv_capacity_tokens=10_000))
+    assert destinations(last(again))[0] == holder
+
+
+def test_an_engine_that_no_longer_answers_gives_its_line_to_the_others(here: Serving) -> None:
+    streams = [ask_for(here) for _ in range(4)]
+    here.picking.ledgers.unreachable(address(1), "refused", here.now)
+    here.wake(1)
+    assert here.picking.ledger(1).requests == 0
+    assert here.picking.ledger(2).held == 4
+    room(here, 2)
+    assert [destinations(last(stream)) for stream in streams] == [[address(2)]] * 4
+
+
+def test_who_waits_finds_an_engine_again_though_all_were_down() -> None:
+    here = serving(engines=1)
+    stream = ask_for(here)
+    here.picking.ledgers.unreachable(address(1), "refused", here.now)
+    here.wake(1)
+    assert here.in_flight() == 0
+    room(here)
+    assert destinations(last(stream)) == [address(1)]
+
+
+def test_a_refused_request_leaves_no_trace_at_its_engine() -> None:
+    here = serving(Queue(max_size=1), engines=1)
+    ask_for(here)
+    ask_for(here)
+    assert here.in_flight() == 1
+    here.now += 10.0
+    here.admission.expire(here.now)
+    assert here.in_flight() == here.picking.ledger(1).held == 0
+
+
+def test_a_queue_of_no_size_refuses_what_cannot_go_at_once() -> None:
+    here = serving(Queue(max_size=0), engines=1)
+    refusal(last(ask_for(here)), 429, "rejected-saturated")
+    assert here.in_flight() == 0
+    room(here)
+    assert destinations(last(ask_for(here))) == [address(1)]
+
+
+def test_a_more_urgent_newcomer_does_not_wait_behind_others() -> None:
+    here = serving(engines=1)
+    waits = ask_for(here)
+    here.picking.says(1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000), here.now)
+    assert (answers(ask_for(here, "first")), answers(waits)) == (1, 0)
+
+
+def test_a_request_for_one_engine_is_not_taken_by_another(here: Serving) -> None:
+    stream = here.stream()
+    stream.tell(with_subset(modes(request_headers(), BUFFERED, NONE), [address(1)]), request_body(chat("m")))
+    room(here, 2)
+    assert answers(stream) == 0
+    room(here, 1)
+    assert destinations(last(stream)) == [address(1)]
 
 
 def test_without_a_queue_requests_wait_in_the_engines() -> None:
