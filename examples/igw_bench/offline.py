@@ -148,6 +148,10 @@ class Simulation:
         record.order = tuple(order)
         self._try(record)
 
+    def alarm(self, when: float, call: Callable[[], None]) -> None:
+        """Call at that time."""
+        self._at(when, call)
+
     def _try(self, record: Record) -> None:
         """Send it to the next endpoint of its list."""
         if record.tries == min(len(record.order), TRIES):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from igw_bench.workloads import Job, Workload, endpoints
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
-from igw_extproc.inflight import Ledgers
+from igw_extproc.inflight import Ledger, Ledgers
 from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
@@ -27,8 +27,8 @@ Holds = Callable[[int, tuple[int, ...]], int]
 class Placer(Protocol):
     """Decides, and is told what it would hear behind a proxy. Endpoints are numbers, in the fleet's order."""
 
-    def place(self, job: Job, now: float) -> Sequence[int]:
-        """The choice, which counts as taken, and where retries go. Empty: nobody can take it."""
+    def place(self, job: Job, now: float) -> Sequence[int] | None:
+        """The choice, which counts as taken, and where retries go. Empty: nobody can take it. None: it waits."""
 
     def moved(self, job: Job, endpoint: int) -> None:
         """The proxy retried there."""
@@ -53,7 +53,7 @@ class Ours:
     """One policy of the product."""
 
     def __init__(self, policy: Policy, workload: Workload, rng: Random) -> None:
-        index = PrefixIndex()
+        index = self.index = PrefixIndex()
         self._rng = rng
         self._addresses = tuple(endpoints(workload))
         self._number = {address: at for at, address in enumerate(self._addresses)}
@@ -65,11 +65,15 @@ class Ours:
         self._last: dict[int, EngineLoad] = {}
         self._backoff: dict[int, float] = {}
 
-    def place(self, job: Job, now: float) -> Sequence[int]:
+    def place(self, job: Job, now: float) -> Sequence[int] | None:
         """As `Director.place`, with the request read already."""
+        return self.choose(job, candidates(self._all), now)
+
+    def choose(self, job: Job, among: Sequence[Ledger], now: float) -> Sequence[int]:
+        """One of those, which counts from now on, and where retries go."""
         prefix = job.prefix if self._scheduler.policy.reuses_prefixes else ()
-        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, prefix)
-        decision = self._scheduler.pick(candidates(self._all), ask, now, self._rng)
+        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, prefix, None, job.priority)
+        decision = self._scheduler.pick(among, ask, now, self._rng)
         if decision is None:
             return ()
         self._leases[job.number] = decision.lease

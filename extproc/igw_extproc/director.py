@@ -283,7 +283,7 @@ class Director:
         body = self._with_id(wish, flight)
         told = prefill_headers(serving.view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
-        ask = decision.lease.ask
+        ask = wish.ask._replace(stay=decision.lease.ask.stay)
         sticks = self._homes.stuck(wish.previous, serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
 

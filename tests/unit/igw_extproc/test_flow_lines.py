@@ -59,7 +59,7 @@ def test_everybody_in_a_line_is_told_in_order() -> None:
 def test_other_lines_are_shown_a_few_at_a_time_and_in_turn() -> None:
     places = [ledger(host) for host in range(1, 31)]
     subject = lines(at(None), *(at(place) for place in places))
-    seen = set()
+    seen: set[int] = set()
     for _ in range(10):
         heads = list(subject.elsewhere(places[0], 4, 0.0))
         assert len(heads) <= 4
