@@ -166,11 +166,12 @@ _B_COLD = 30.0
 def shared_prefixes(name: str, rate: float, hot: float, rng: Random, seconds: float = _B_SECONDS) -> Workload:
     """B. Tenants with prompts of their own in front of each question; `hot` is the share of the first tenant."""
     count = round(rate * seconds)
-    jobs = tuple(_tenant_job(number, hot, rng) for number in range(count))
+    jobs = tuple(tenant_job(number, hot, rng) for number in range(count))
     return Workload(name, (_LARGE,) * 8, jobs, arrivals=_poisson(count, rate, rng), measured_from=_B_COLD)
 
 
-def _tenant_job(number: int, hot: float, rng: Random) -> Job:
+def tenant_job(number: int, hot: float, rng: Random) -> Job:
+    """A request of workload B. Those of different numbers share at most their tenant's prefix."""
     tenant = 0 if rng.random() < hot else rng.randrange(TENANTS)
     prompt, answer = _PREFIX + _QUESTION, max(1, round(_ANSWER * rng.lognormvariate(-0.125, 0.5)))
     own = TENANTS + number
