@@ -107,7 +107,10 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """How many requests may wait for a pool, and how long. Times in seconds."""
+    """How many requests may wait for a pool, and how long. Times in seconds.
+
+    `max_size` 0: none do; they go to the engines' own queues.
+    """
 
     max_size: int = 512
     wait_timeout: float = 10.0
@@ -131,7 +134,7 @@ class Policy:
     pools: tuple[Key, ...]
     scheduling: str | None = None  # name of a scheduling policy; None: the picker's default
     created: float = 0.0
-    queue: Queue | None = None  # None: requests do not wait, but go to the engines' own queues
+    queue: Queue | None = None  # None: the defaults of `Queue`
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request
 

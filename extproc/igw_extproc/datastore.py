@@ -255,7 +255,7 @@ class Datastore:
             pool=pool,
             endpoints=tuple(_endpoints(pool, objects)),
             policy=self._policy(policy),
-            queue=policy.queue if policy is not None else None,
+            queue=_queue(policy),
             shadow=self._shadow(policy),
             split=_split(policy),
             models=winning_models(pool.key, objects.models.values()).winners,
@@ -270,6 +270,12 @@ def _split(policy: Policy | None) -> Split | None:
     if policy is None or policy.split is not None or policy.scheduling not in SPLITS:
         return policy.split if policy is not None else None
     return Split(dynamic=policy.scheduling == SPLITS[1])
+
+
+def _queue(policy: Policy | None) -> Queue | None:
+    """Every pool has one, unless its policy says that nobody may wait."""
+    queue = policy.queue if policy is not None and policy.queue is not None else Queue()
+    return queue if queue.max_size else None
 
 
 def _base(route: str | None) -> str:

@@ -234,7 +234,7 @@ class Director:
         return self.fulfil(self.read(request), now)
 
     def read(self, request: Arrived) -> Wish:
-        """What `request` asks for, and who may serve it now. Raises RoutingError."""
+        """What `request` asks for, and who may serve it now. Raises RoutingError, for sheddable ones Saturated."""
         header = RequestHeaders(request)
         route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
@@ -253,6 +253,8 @@ class Director:
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
+        if ask.priority < 0 and allowed:
+            shed(allowed)
         pool = view.name if route.announce else None
         return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
 

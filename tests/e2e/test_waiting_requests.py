@@ -28,12 +28,15 @@ def queue(**spec: str | int) -> str:
 
 @asynccontextmanager
 async def full_pool(folder: Path, **spec: str | int) -> AsyncIterator[tuple[Gateway, EngineDouble]]:
-    """A gateway with one engine, which says that it is full."""
+    """A gateway with one engine, which says that it is full, and has one request of ours."""
     async with running_engine("one") as engine:
         engine.full = True
         async with running_gateway(folder, [engine.address], manifests=queue(**spec)) as gateway:
             await gateway.sees(engine.address)
-            yield gateway, engine
+            stream = gateway.chat.replace("/v1/chat/completions", "/stream")
+            async with gateway.session.post(stream, json=chat_body(SHORT_PROMPT)) as resident:
+                assert resident.status == 200
+                yield gateway, engine
 
 
 async def waiting_is(gateway: Gateway, count: int) -> None:

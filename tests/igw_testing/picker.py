@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,8 +226,11 @@ def rewrite(name: str, *rules: tuple[str | None, dict[str, int]]) -> Part:
     return Part("InferenceModelRewrite", X_K8S, spec, name)
 
 
-def pool_documents(name: str, engines: Sequence[EngineStub], parts: Sequence[Part] = ()) -> list[str]:
+def pool_documents(
+    name: str, engines: Sequence[EngineStub], parts: Sequence[Part] = (), queue: Mapping[str, Any] | None = None
+) -> list[str]:
     """The manifests of a pool in a namespace of its own, so that objects of two pools never meet."""
+    policy = {"targetRefs": [{"name": name}], "queue": queue}
     endpoints = [{"address": engine.host, "port": engine.port} for engine in engines]
     reference = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": name}
     return [
@@ -246,6 +249,7 @@ def pool_documents(name: str, engines: Sequence[EngineStub], parts: Sequence[Par
             {"labels": {"app": name}, "endpoints": endpoints},
         ),
         *(_document(one.kind, one.version, name, one.name, {**one.spec, "poolRef": reference}) for one in parts),
+        *([_document("InferencePoolPolicy", "inferencegateway.io/v1alpha1", name, name, policy)] if queue else []),
     ]
 
 
@@ -282,13 +286,17 @@ _numbers = itertools.count()
 
 @asynccontextmanager
 async def pool(
-    picker: PickerProcess, *engines: EngineStub, parts: Sequence[Part] = (), down: Sequence[EngineStub] = ()
+    picker: PickerProcess,
+    *engines: EngineStub,
+    parts: Sequence[Part] = (),
+    down: Sequence[EngineStub] = (),
+    queue: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Pool]:
     """A new pool of these engines, once the picker has seen them; those in `down` are listed but nobody listens."""
     name = f"pool-{next(_numbers)}"
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(serving(*engines))
-        picker.write(name, *pool_documents(name, [*engines, *down], parts))
+        picker.write(name, *pool_documents(name, [*engines, *down], parts, queue))
         stack.callback(picker.remove, name)
         await picker.sees(*engines)
         await picker.sees(*down, available=False)

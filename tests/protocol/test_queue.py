@@ -1,11 +1,10 @@
 """Requests that wait in the picker, over real sockets: placed when an engine says that it has room, or refused."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-import yaml
 
 from igw_testing.ext_proc import Stream, chat, destinations, headers_set, refusal, request_body, request_headers
 from igw_testing.metrics_stub import EngineStub
@@ -21,32 +20,13 @@ def full() -> EngineStub:
 
 @asynccontextmanager
 async def queued(picker: PickerProcess, *engines: EngineStub, **queue: Any) -> AsyncIterator[Pool]:
-    """A pool whose requests may wait."""
-    async with pool(picker, *engines) as served:
-        name = f"{served.name}-queue"
-        policy = {
-            "apiVersion": "inferencegateway.io/v1alpha1",
-            "kind": "InferencePoolPolicy",
-            "metadata": {"name": "queue", "namespace": served.name},
-            "spec": {"targetRefs": [{"name": served.name}], "queue": queue},
-        }
-        picker.write(name, yaml.safe_dump(policy))
-        try:
-            await _has_queue(served)
-            yield served
-        finally:
-            picker.remove(name)
-
-
-async def _has_queue(served: Pool) -> None:
-    """Wait until the picker has taken the policy over: a queue shows in the metrics once it was asked."""
-
-    async def told() -> bool:
-        async with served.stream() as stream:
-            await stream.send(request_headers(), request_body(chat()))
-            return await waiting(served) > 0
-
-    await eventually(told, "a queue")
+    """A pool of engines that serve one request of ours already: without any, they would take the next."""
+    async with pool(picker, *engines, queue=queue) as served, AsyncExitStack() as stack:
+        for _ in engines:
+            resident = await stack.enter_async_context(served.stream())
+            await ask(resident)
+            await resident.replies(2)
+        yield served
 
 
 async def waiting(served: Pool) -> float:
@@ -70,14 +50,12 @@ async def ask(stream: Stream) -> None:
 
 
 async def test_a_request_waits_until_an_engine_has_room(shared: PickerProcess) -> None:
-    async with queued(shared, engine := full()) as served:
-        await waits(served, 0)
-        async with served.stream() as stream:
-            await ask(stream)
-            await waits(served, 1)
-            engine.waiting, engine.kv, engine.running = 0, 0.0, 0
-            head, *_ = await stream.replies(2)
-            assert destinations(head) == [engine.address]
+    async with queued(shared, engine := full()) as served, served.stream() as stream:
+        await ask(stream)
+        await waits(served, 1)
+        engine.waiting, engine.kv, engine.running = 0, 0.0, 0
+        head, *_ = await stream.replies(2)
+        assert destinations(head) == [engine.address]
 
 
 async def test_a_request_that_waits_too_long_is_refused_and_told_when_to_come_back(shared: PickerProcess) -> None:
@@ -98,7 +76,6 @@ async def test_a_client_that_goes_leaves_the_queue(shared: PickerProcess) -> Non
 
 async def test_when_the_queue_is_full_the_next_is_refused_at_once(shared: PickerProcess) -> None:
     async with queued(shared, full(), maxSize=1) as served, served.stream() as first, served.stream() as second:
-        await waits(served, 0)
         await ask(first)
         await waits(served, 1)
         await ask(second)

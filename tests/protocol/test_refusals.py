@@ -131,15 +131,16 @@ async def refused_with_503(served: Pool) -> None:
         refusal(await stream.last(), 503, "rejected-no-endpoints")
 
 
-async def test_a_pool_without_endpoints_is_refused_with_503(shared: PickerProcess) -> None:
-    """Scaled to zero."""
-    await refused_with_503(Pool(shared, "first", ()))
+async def test_a_pool_that_stays_without_endpoints_is_refused_with_503(shared: PickerProcess) -> None:
+    """Scaled to zero: requests wait for the first engine, up to the pool's wait timeout."""
+    async with pool(shared, queue={"waitTimeout": "300ms"}) as served:
+        await refused_with_503(served)
 
 
 async def test_a_pool_of_which_no_endpoint_answers_is_refused_with_503(shared: PickerProcess) -> None:
     """All engines dead: sending a request to one would only make the client wait."""
     dead = [EngineStub(host="127.0.0.3", port=9), EngineStub(host="127.0.0.4", port=9)]
-    async with pool(shared, down=dead) as served:
+    async with pool(shared, down=dead, queue={"waitTimeout": "300ms"}) as served:
         await refused_with_503(served)
 
 

@@ -3,7 +3,8 @@
 A request that waits with us can still go to whichever endpoint is free first, behind whoever is more urgent; one that
 waits in an engine cannot. But an engine that runs dry for a moment loses throughput. So an endpoint is open
 
-- while it is idle;
+- while nothing of ours is there, whatever its engine says: what others sent ends when they please, and one request more
+  is no queue. So nobody waits for what may never happen, and whatever does not fit may still be tried;
 - while its engine's last word was that nothing waits there, what we sent since fits in its KV cache with this request
   (`kv_free`: the engine's word, plus prompt and expected output of what was sent since), and the prompt tokens that no
   first byte has answered yet are below `BACKLOG`: what it has is being computed, and this is next;
@@ -34,9 +35,9 @@ def is_open(ledger: Ledger, ask: Ask, now: float) -> bool:
     """Whether a queue would not get longer there than keeps the engine busy."""
     if now >= ledger.stale_at:
         ledger.age(now)
-    queued = ledger.queued - ledger.held
-    if queued < 1.0:
+    if ledger.requests <= ledger.held:
         return True
+    queued = ledger.queued - ledger.held
     fits = ledger.kv_free + ledger.held_kv >= ask.prompt_tokens + ask.output_tokens
     load = ledger.load
     if load is None or load.engine is EngineKind.UNKNOWN:

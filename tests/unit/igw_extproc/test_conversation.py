@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_api import wire
-from igw_extproc.director import Placed, Wish
+from igw_extproc.director import Flight, Wish
 from igw_extproc.transport import GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, member, members, model, pool
@@ -158,10 +158,10 @@ def test_a_fault_of_ours_ends_the_stream_and_is_counted_but_refuses_nobody(
 ) -> None:
     """The proxy then goes on by its own policy: it fails open."""
 
-    def fail(wish: Wish, now: float) -> Placed:
+    def fail(wish: Wish, now: float) -> Flight:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(here.director, "fulfil", fail)
+    monkeypatch.setattr(here.director, "reserve", fail)
     stream = here.stream()
     with caplog.at_level(logging.ERROR, logger="igw_extproc"):
         assert duplex(stream) == []

@@ -10,7 +10,15 @@ ASK = Ask("m", 100, 100)
 
 def full(waiting: float = 0.0) -> Ledger:
     """An engine with no KV to spare."""
-    return ledger(said=load(running=40, waiting=waiting, kv_usage=0.99, kv_capacity_tokens=10_000))
+    return busy(load(running=40, waiting=waiting, kv_usage=0.99, kv_capacity_tokens=10_000))
+
+
+def busy(said: EngineLoad) -> Ledger:
+    """An engine that says so, with one request of ours."""
+    made = ledger()
+    made.reserve(Ask("m", 0, 10), 0, 0.0)
+    made.scraped(made.scrape_started(), said, 0.0)
+    return made
 
 
 def test_an_idle_endpoint_takes_any_request() -> None:
@@ -45,7 +53,15 @@ def test_each_request_that_ends_makes_room_for_one() -> None:
 
 def test_a_queue_is_seen_where_the_cache_has_room() -> None:
     """An engine's seats may be taken though its cache is not."""
-    assert not is_open(ledger(said=load(running=256, waiting=3, kv_usage=0.2)), ASK, 0.0)
+    assert not is_open(busy(load(running=256, waiting=3, kv_usage=0.2)), ASK, 0.0)
+
+
+def test_an_endpoint_without_any_of_ours_is_open_whatever_its_engine_says() -> None:
+    """Others' requests end when they please."""
+    subject = ledger(said=load(running=256, waiting=99, kv_usage=1.0, kv_capacity_tokens=10_000))
+    assert is_open(subject, ASK, 0.0)
+    subject.reserve(ASK, 0, 0.0)
+    assert not is_open(subject, ASK, 0.0)
 
 
 def test_prompts_that_are_still_being_computed_are_a_queue_too() -> None:

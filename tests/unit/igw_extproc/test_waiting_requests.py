@@ -4,7 +4,7 @@ import pytest
 
 from igw_api import wire
 from igw_api.objects import AnyObject, Queue
-from igw_extproc.domain import EngineLoad
+from igw_extproc.domain import Ask, EngineLoad
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, load, members, model, policy, pool
 from igw_testing.conversations import Serving, Stream, duplex, modes
@@ -38,8 +38,15 @@ def serving(queue: Queue = DEFAULTS, engines: int = 2) -> Serving:
     picking = Picking(*objects(queue, engines))
     made = Serving(picking)
     for host in range(1, engines + 1):
+        # One of ours is there already: an engine without any takes the next, whatever it says.
+        picking.ledger(host).reserve(Ask("m", 0, 10), 0, made.now)
         picking.says(host, FULL, made.now)
     return made
+
+
+def counted(here: Serving) -> int:
+    """Requests that have their place at an engine, but for the one that was there before."""
+    return here.in_flight() - len(here.picking.ledgers)
 
 
 def objects(queue: Queue = DEFAULTS, engines: int = 2) -> list[AnyObject]:
@@ -73,11 +80,11 @@ def answers(stream: Stream) -> int:
 
 def test_without_room_a_request_waits_and_is_placed_when_there_is_some(here: Serving) -> None:
     stream = ask_for(here)
-    assert (answers(stream), here.in_flight(), here.admission.waiting) == (0, 1, 1), "it has its place there"
+    assert (answers(stream), counted(here), here.admission.waiting) == (0, 1, 1), "it has its place there"
     room(here)
-    assert (answers(stream), here.in_flight(), here.admission.waiting) == (1, 1, 0)
+    assert (answers(stream), counted(here), here.admission.waiting) == (1, 1, 0)
     stream.conversation.ended()
-    assert here.in_flight() == 0
+    assert counted(here) == 0
 
 
 def test_with_room_nobody_waits() -> None:
@@ -172,9 +179,17 @@ def test_when_the_line_is_full_the_next_is_refused_at_once() -> None:
     refusal(last(ask_for(here)), 429, "rejected-saturated")
 
 
-def test_sheddable_requests_are_refused_while_others_wait(here: Serving) -> None:
-    sheddable = ask_for(here, "batch")
-    assert answers(sheddable) == 0
+def test_sheddable_requests_do_not_wait_where_all_is_full(here: Serving) -> None:
+    refusal(last(ask_for(here, "batch")), 429, "rejected-saturated")
+    assert here.admission.waiting == 0
+
+
+def test_sheddable_requests_are_refused_while_others_wait() -> None:
+    """Here the cache would hold no more, though by the pool's saturation it is not full."""
+    here = serving(engines=1)
+    tight = load(running=8, waiting=3, kv_usage=0.7, kv_capacity_tokens=10_000)
+    here.picking.says(1, tight, here.now)
+    assert answers(ask_for(here, "batch")) == 0
     ask_for(here)
     refusal(last(ask_for(here, "batch")), 429, "rejected-saturated")
 
@@ -184,7 +199,7 @@ def test_a_client_that_goes_leaves_the_line(here: Serving) -> None:
     stream.conversation.ended()
     assert (here.admission.waiting, here.telemetry.open_streams) == (0, 0)
     room(here)
-    assert here.in_flight() == 0
+    assert counted(here) == 0
 
 
 def test_a_pool_that_goes_takes_its_line_with_it(here: Serving) -> None:
@@ -255,7 +270,7 @@ def test_an_engine_that_no_longer_answers_gives_its_line_to_the_others(here: Ser
     streams = [ask_for(here) for _ in range(4)]
     here.picking.ledgers.unreachable(address(1), "refused", here.now)
     here.wake(1)
-    assert here.picking.ledger(1).requests == 0
+    assert here.picking.ledger(1).held == 0
     assert here.picking.ledger(2).held == 4
     room(here, 2)
     assert [destinations(last(stream)) for stream in streams] == [[address(2)]] * 4
@@ -266,7 +281,7 @@ def test_who_waits_finds_an_engine_again_though_all_were_down() -> None:
     stream = ask_for(here)
     here.picking.ledgers.unreachable(address(1), "refused", here.now)
     here.wake(1)
-    assert here.in_flight() == 0
+    assert counted(here) == 0
     room(here)
     assert destinations(last(stream)) == [address(1)]
 
@@ -275,18 +290,17 @@ def test_a_refused_request_leaves_no_trace_at_its_engine() -> None:
     here = serving(Queue(max_size=1), engines=1)
     ask_for(here)
     ask_for(here)
-    assert here.in_flight() == 1
+    assert counted(here) == 1
     here.now += 10.0
     here.admission.expire(here.now)
-    assert here.in_flight() == here.picking.ledger(1).held == 0
+    assert counted(here) == here.picking.ledger(1).held == 0
 
 
-def test_a_queue_of_no_size_refuses_what_cannot_go_at_once() -> None:
-    here = serving(Queue(max_size=0), engines=1)
-    refusal(last(ask_for(here)), 429, "rejected-saturated")
-    assert here.in_flight() == 0
-    room(here)
-    assert destinations(last(ask_for(here))) == [address(1)]
+def test_an_engine_with_nothing_of_ours_takes_one_whatever_it_says() -> None:
+    """What others sent there ends when they please: nobody waits for that."""
+    here = Serving(Picking(*objects(engines=1)))
+    here.picking.says(1, FULL, here.now)
+    assert [answers(ask_for(here)) for _ in range(2)] == [1, 0]
 
 
 def test_a_more_urgent_newcomer_does_not_wait_behind_others() -> None:
@@ -306,9 +320,15 @@ def test_a_request_for_one_engine_is_not_taken_by_another(here: Serving) -> None
 
 
 def test_without_a_queue_requests_wait_in_the_engines() -> None:
+    here = serving(Queue(max_size=0), engines=1)
+    assert [answers(ask_for(here)) for _ in range(3)] == [1, 1, 1]
+    refusal(last(ask_for(serving(Queue(max_size=0), engines=0))), 503, "rejected-no-endpoints")
+
+
+def test_every_pool_has_a_queue_unless_its_policy_says_otherwise() -> None:
     here = Serving(Picking(pool(), *members(1)))
     here.picking.says(1, FULL, here.now)
-    assert answers(ask_for(here)) == 1
+    assert [answers(ask_for(here)) for _ in range(2)] == [1, 0]
 
 
 def test_a_fault_in_one_answer_leaves_the_others(here: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
