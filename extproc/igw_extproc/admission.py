@@ -12,8 +12,9 @@ from typing import Final, NamedTuple, Protocol
 
 from igw_api import wire
 from igw_api.objects import Queue
-from igw_extproc.director import Director, Flight, Placed, Unseen, Wish
+from igw_extproc.director import Director, Placed, Unseen, Wish
 from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
+from igw_extproc.flight import Flight
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.flowcontrol.tenants import tenant
@@ -100,7 +101,7 @@ class Admission:
         flight = self._reserve(line, wish, now)
         if flight is not None and _goes(line.queue, flight, wish, now):
             flight.sent(now)
-            return self._director.answer(wish, flight)
+            return self._director.answer(wish, flight, now)
         waiting = _Waiting(applicant, wish._replace(allowed=[]), flight)
         return self._wait(line, waiting, self._tenant(request), now, capacity)
 
@@ -116,7 +117,7 @@ class Admission:
         for pool, line in self._lines.items():
             if len(line.queue) and self._director.serves(pool, ledger):
                 if not ledger.available:
-                    self._place_anew(pool, line, ledger, now)
+                    self._place_anew(line, ledger, now)
                 self._serve_anywhere(pool, line, now)
                 if ledger.available:
                     serve(line.queue, ledger, self, now)
@@ -172,7 +173,7 @@ class Admission:
         line = self._lines[waiting.wish.serving.view.name]
         line.queue.dispatched(waiter, now)
         waiting.flight.sent(now)
-        waiting.applicant.placed(self._director.answer(waiting.wish, waiting.flight), now)
+        waiting.applicant.placed(self._director.answer(waiting.wish, waiting.flight, now), now)
 
     def _reserve(self, line: _Line, wish: Wish, now: float) -> Flight | None:
         """Its share of the endpoint that is best for it. None: it may have none, or not yet."""
@@ -205,17 +206,20 @@ class Admission:
         """The pool has changed: whoever waits for an endpoint that has gone looks for another, and all may go."""
         for place in line.queue.places():
             if place is not None and not (place.available and self._director.serves(pool, place)):
-                self._place_anew(pool, line, place, now)
+                self._place_anew(line, place, now)
         self._serve_anywhere(pool, line, now)
         for place in line.queue.places():
             if place is not None:
                 serve(line.queue, place, self, now)
 
-    def _place_anew(self, pool: str, line: _Line, place: Ledger, now: float) -> None:
-        """Whoever waits for `place` waits for any endpoint."""
-        for waiter in line.queue.waiting_for(place):
-            self._withdraw(waiter.payload, now)
-            line.queue.move(waiter, None)
+    def _place_anew(self, line: _Line, gone: Ledger, now: float) -> None:
+        """Whoever waits for `gone`, or for an endpoint whose prompts it would compute, waits for any endpoint."""
+        for place in line.queue.places():
+            for waiter in line.queue.waiting_for(place) if place is not None else ():
+                assert waiter.payload is not None and waiter.payload.flight is not None, "it waits, and for an endpoint"
+                if place is gone or waiter.payload.flight.decision.prefiller is gone:
+                    self._withdraw(waiter.payload, now)
+                    line.queue.move(waiter, None)
 
     def _serve_anywhere(self, pool: str, line: _Line, now: float) -> None:
         """Find an endpoint for those that wait for any."""
@@ -240,7 +244,7 @@ class Admission:
         """An endpoint that it waits for from now on; or it is set aside, or refused."""
         waiting = waiter.payload
         assert waiting is not None, "whoever waits has not ended"
-        wish = self._director.renewed(waiting.wish)
+        wish = self._renewed(waiting.wish)
         if not wish.allowed:
             refused = line.queue.set_aside(waiter, now, capacity=True)
             self._refuse(pool, [refused] if refused is not None else [], now)
@@ -251,6 +255,13 @@ class Admission:
         flight.hold()
         line.queue.move(waiter, flight.place)
         return flight.place
+
+    def _renewed(self, wish: Wish) -> Wish:
+        """With whoever may serve it now: nobody, where it would be refused if it came now."""
+        try:
+            return self._director.renewed(wish)
+        except NoEndpoints:
+            return wish._replace(allowed=[])
 
     def _withdraw(self, waiting: _Waiting | None, now: float) -> None:
         """What it had reserved is given back."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from igw_api import wire
 from igw_extproc import codec, openai
 from igw_extproc.admission import Admission, Place
-from igw_extproc.director import Director, Flight, Placed, Unseen
+from igw_extproc.director import Director, Placed, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
+from igw_extproc.flight import Flight
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry

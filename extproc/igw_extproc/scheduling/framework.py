@@ -58,6 +58,12 @@ class Reservation(Protocol):
     def moved_to(self, other: Ledger) -> None:
         """The proxy retried there."""
 
+    def hold(self) -> None:
+        """The request waits in the picker for its place there."""
+
+    def send(self) -> None:
+        """It waits no longer."""
+
 
 class Onlooker(Protocol):
     """Who is told of each pick before it is reserved, and must change nothing: a shadow policy.

@@ -74,6 +74,16 @@ class PairLease:
         """The proxy retried another endpoint for the answer; the prompt stays where it was."""
         self.decode.moved_to(other)
 
+    def hold(self) -> None:
+        """The request waits in the picker for its place at both."""
+        self.prefill.hold()
+        self.decode.hold()
+
+    def send(self) -> None:
+        """It waits no longer."""
+        self.prefill.send()
+        self.decode.send()
+
 
 class SplitStatistics(NamedTuple):
     """One pool's numbers: requests by how many endpoints they got, and each endpoint's role now."""
@@ -140,9 +150,15 @@ class SplitScheduler:
         return failure if candidates and not self._sides(candidates).prefill else None
 
     def pick(
-        self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
+        self,
+        candidates: Sequence[Ledger],
+        ask: Ask,
+        now: float,
+        rng: Random,
+        explain: bool = False,
+        again: bool = False,
     ) -> Decision | None:
-        """Choose among `candidates` and reserve. None: there is none for the answer."""
+        """Choose among `candidates` and reserve. None: there is none for the answer. `again`: as for `Scheduler`."""
         if self.split.dynamic:
             self.roles.review(now)
         sides = self._sides(candidates)
@@ -158,7 +174,7 @@ class SplitScheduler:
             # As in `Scheduler.pick`: ageing raises costs, once for each silence.
             for one in (*sides.prefill, *sides.decode):
                 one.age(now)
-            return self.pick(candidates, ask, now, rng, explain)
+            return self.pick(candidates, ask, now, rng, explain, again)
         told = {chosen[0].endpoint.address: pair.cost} if explain else None
         at = prefiller or chosen[0]
         hit = cached.get(at.slot, 0)

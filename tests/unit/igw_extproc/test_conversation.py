@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_api import wire
-from igw_extproc.director import Flight, Wish
+from igw_extproc.director import Wish
+from igw_extproc.flight import Flight
 from igw_extproc.transport import GrpcStatus
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, member, members, model, pool

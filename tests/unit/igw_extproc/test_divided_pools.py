@@ -132,7 +132,7 @@ def test_requests_wait_for_a_prefill_endpoint_where_the_pool_wants_it() -> None:
     assert here.admission.waiting == 1
     here.picking.says(1, load(), here.now)
     here.now += 1.0
-    here.admission.wake(here.now)
+    here.wake(1)
     here.now += 2.0
     here.admission.expire(here.now)
     assert here.admission.waiting == 0 and here.picking.ledger(1).requests == 1

@@ -6,8 +6,8 @@ from igw_extproc.domain import Ask
 from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.turns import LOOK, serve
 from igw_extproc.flowcontrol.waiters import Limits, Waiter
-from igw_extproc.inflight import Lease, Ledger
-from igw_extproc.scheduling.framework import Scheduler
+from igw_extproc.inflight import Ledger
+from igw_extproc.scheduling.framework import Reservation, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_testing.builders import address, ledger, load
@@ -28,7 +28,7 @@ class Pool:
             one.slot = slot
             one.reserve(Ask("m", 0, 10), 0, 0.0)  # an endpoint without any of ours takes whatever comes
         self.queue: FlowQueue[str] = FlowQueue(Limits(max_size=10_000))
-        self.leases: dict[str, Lease] = {}
+        self.leases: dict[str, Reservation] = {}
         self.went: dict[str, str] = {}
         self.forbidden: set[str] = set()
         self.asked = 0

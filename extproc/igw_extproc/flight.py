@@ -1,0 +1,104 @@
+"""One request from its placement to its end, as its stream tells of it. Pure.
+
+Made by `director`; `conversation` tells it what happens.
+"""
+
+from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.messages import Responded
+from igw_extproc.scheduling.framework import Decision
+from igw_extproc.scheduling.split import PairLease
+
+
+class Flight:
+    """One placed request until it ends: its share of the load, and what it met on the way.
+
+    Every method may be called at any time and in any order; `ended` closes it once and for all. The lease tells the
+    prefix index what was learnt: the endpoint holds the prompt once it answers with a first byte, or without our
+    seeing responses, once the request has ended.
+    """
+
+    __slots__ = (
+        "_ledgers",
+        "decision",
+        "first_byte_at",
+        "lease_id",
+        "model",
+        "moved",
+        "open",
+        "placed_at",
+        "pool",
+        "response_id",
+        "status",
+    )
+
+    def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
+        self.lease_id = lease_id
+        self.pool = pool
+        self.model = model
+        self.decision = decision
+        self.placed_at = now
+        self.response_id = ""  # what we called the response that it asks for
+        self.first_byte_at: float | None = None
+        self.status = 0  # 0: not seen
+        self.moved = False
+        self.open = True
+        self._ledgers = ledgers
+
+    @property
+    def first_choice(self) -> Ledger:
+        """The endpoint that was named first."""
+        return self.decision.order[0]
+
+    @property
+    def place(self) -> Ledger:
+        """The endpoint where it counts now."""
+        return self.decision.lease.ledger
+
+    def hold(self) -> None:
+        """It waits here for its place there."""
+        self.decision.lease.hold()
+
+    def sent(self, now: float) -> None:
+        """It waits no longer. The endpoint's time begins now; retries skip those that have gone meanwhile."""
+        self.decision.lease.send()
+        self.placed_at = now
+        first, *others = self.decision.order
+        if first.available and not all(other.available for other in others):
+            left = (first, *(other for other in others if other.available))
+            self.decision = self.decision._replace(order=left)
+
+    def responded(self, response: Responded) -> None:
+        """An engine answered, perhaps another than the one named first: the load goes to the one that did."""
+        if not self.open:
+            return
+        self.status = response.status
+        served = self._ledgers.get(response.served) if response.served else None
+        if served is not None and served is not self.first_choice:
+            self.moved = True
+            self.decision.lease.moved_to(served)
+
+    def prefilled(self, succeeded: bool, now: float) -> Ledger | None:
+        """The prompt was computed elsewhere, or not. Returns where it should have been, if it was to be anywhere."""
+        lease = self.decision.lease
+        if not self.open or not isinstance(lease, PairLease):
+            return None
+        lease.prefilled(now, succeeded)
+        return self.decision.prefiller
+
+    def first_byte(self, now: float) -> float | None:
+        """A byte of the response's body passed. Returns seconds since the pick, the first time only."""
+        if not self.open or self.first_byte_at is not None:
+            return None
+        self.first_byte_at = now
+        self.decision.lease.first_byte(now, succeeded=self.status < 400)
+        return now - self.placed_at
+
+    def withdrawn(self, now: float) -> None:
+        """Nobody was told of it."""
+        self.open = False
+        self.decision.lease.close(now, succeeded=False)
+
+    def ended(self, now: float) -> None:
+        """The request is over."""
+        self.open = False
+        self.decision.lease.close(now, succeeded=self.status < 400)
