@@ -91,7 +91,10 @@ class Queue(Strict):
     """How many requests may wait in the picker, and how long."""
 
     max_size: Annotated[int, Field(ge=0, le=100_000)] = 512
-    """Requests that may wait for the pool at once. More are refused with 429, or 503 where the pool has no endpoint."""
+    """Requests that may wait for the pool at once. More are refused with 429, or 503 where the pool has no endpoint.
+
+    With 0 none wait: they go to the engines' own queues.
+    """
     wait_timeout: Annotated[str, Field(pattern=_SECONDS)] = "10s"
     """How long a request may wait, from 100ms to 12s; then it is refused likewise."""
     retry_period: Annotated[str, Field(pattern=_SECONDS)] = "1s"
@@ -124,8 +127,6 @@ class InferencePoolPolicy(ApiObject):
         shadow = spec.scheduling.shadow
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
         split, queue = _split(spec.scheduling), _queue(spec.queue)
-        if split is not None and split.on_failure is PrefillFailure.QUEUE and queue is None:
-            queue = objects.Queue()
         return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split),)
 
 

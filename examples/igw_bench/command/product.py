@@ -108,8 +108,8 @@ class Product:
         ]
         attach = json.dumps({"name": "bench", "port": _PORT})
         policy: dict[str, Any] = {"targetRefs": [{"name": "bench"}], "scheduling": {"policy": self.fleet.policy}}
-        if self.fleet.queue:
-            policy["queue"] = {}
+        if not self.fleet.queue:
+            policy["queue"] = {"maxSize": 0}
         return [
             _manifest(
                 "gateway.networking.k8s.io/v1",
