@@ -12,6 +12,7 @@ the same deadline, then unreachable. A connection that closes while idle is chec
 import asyncio
 import heapq
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -131,7 +132,8 @@ class Scraper:
         self._hurried: dict[_Target, float] = {}  # with the least seconds since the last start
         self._timers: list[tuple[float, int, _Target]] = []  # an entry is void unless it is its target's `wake`
         self._timer_count = 0
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None  # uvloop gives no timer for what is due at once
+        self._rings_at = math.inf
         self._awake = asyncio.Event()
         self._connecting: asyncio.TaskGroup | None = None
         self._rate = 0.0
@@ -350,14 +352,15 @@ class Scraper:
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer of the loop, for the first of ours. An alarm that rings early does no harm."""
-        if not self._timers or (self._alarm is not None and self._alarm.when() <= self._timers[0][0]):
+        if not self._timers or self._rings_at <= self._timers[0][0]:
             return
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = loop.call_at(self._timers[0][0], self._ring)
+        self._rings_at = self._timers[0][0]
+        self._alarm = loop.call_at(self._rings_at, self._ring)
 
     def _ring(self) -> None:
-        self._alarm = None
+        self._alarm, self._rings_at = None, math.inf
         self._awake.set()
 
 
