@@ -1,13 +1,14 @@
 """One request to an OpenAI-compatible endpoint, and what came of it. Called by `loops` for every request.
 
-Streams only, read event by event. Times are the loop's clock, in seconds; an event has the time at which the read that
+Streams only, read event by event. Times are seconds of the asker's clock; an event has the time at which the read that
 completed it returned.
 """
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -53,7 +54,10 @@ class Target:
 class Asker:
     """Asks a plan's requests. Keeps what conversations have said so far."""
 
-    def __init__(self, session: aiohttp.ClientSession, target: Target, plan: Plan) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, target: Target, plan: Plan, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._clock = clock
         self._session = session
         self._target = target
         self._plan = plan
@@ -63,11 +67,10 @@ class Asker:
 
     async def ask(self, job: Job, due: float) -> Sample:
         """Send it now. Never raises but CancelledError."""
-        clock = asyncio.get_running_loop().time
         messages = self._messages(job)
         body = self._body(job, messages)
         reading = _Reading()
-        sent = clock()
+        sent = self._clock()
         try:
             async with asyncio.timeout(self._target.timeout):
                 await self._post(body, reading)
@@ -77,7 +80,7 @@ class Asker:
             reading.fail(f"not connected: {reason(error)}")
         except (aiohttp.ClientError, OSError) as error:
             reading.fail(f"connection lost: {type(error).__name__}")
-        sample = reading.sample(job.number, due, sent, clock())
+        sample = reading.sample(job.number, due, sent, self._clock())
         following = self._plan.workload.follow.get(job.number)
         if following is not None and sample.outcome == ANSWERED:
             answer = {"role": "assistant", "content": "".join(reading.words)}
@@ -100,7 +103,6 @@ class Asker:
         return orjson.dumps({"model": self._target.model, **asked, **self._target.length(job.output_tokens), **options})
 
     async def _post(self, body: bytes, reading: "_Reading") -> None:
-        clock = asyncio.get_running_loop().time
         headers = {"content-type": "application/json", **self._target.headers}
         async with self._session.post(
             self._target.url + self._path, data=body, headers=headers, timeout=self._timeout
@@ -111,7 +113,7 @@ class Asker:
                 await response.read()
                 return
             async for data in response.content.iter_any():
-                reading.feed(data, clock())
+                reading.feed(data, self._clock())
 
 
 def reason(error: OSError) -> str:
