@@ -143,7 +143,7 @@ async def _measured(running: Coroutine[Any, Any, None], load: Load, blank: Run, 
 
 def _session() -> aiohttp.ClientSession:
     """No limit on connections: a sender that holds requests back would hide what it measures. No proxy either."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
 
 
 def _allow_files() -> None:

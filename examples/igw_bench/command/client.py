@@ -69,7 +69,7 @@ class Asker:
         """Send it now. Never raises but CancelledError."""
         messages = self._messages(job)
         body = self._body(job, messages)
-        reading = _Reading()
+        reading = Reading()
         sent = self._clock()
         try:
             async with asyncio.timeout(self._target.timeout):
@@ -102,8 +102,8 @@ class Asker:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         return orjson.dumps({"model": self._target.model, **asked, **self._target.length(job.output_tokens), **options})
 
-    async def _post(self, body: bytes, reading: "_Reading") -> None:
-        headers = {"content-type": "application/json", **self._target.headers}
+    async def _post(self, body: bytes, reading: "Reading") -> None:
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **self._target.headers}
         async with self._session.post(
             self._target.url + self._path, data=body, headers=headers, timeout=self._timeout
         ) as response:
@@ -122,7 +122,7 @@ def reason(error: OSError) -> str:
     return os.strerror(code) if code > 0 else error.strerror or type(error).__name__
 
 
-class _Reading:
+class Reading:
     """An answer as far as it has come."""
 
     def __init__(self) -> None:
@@ -155,7 +155,8 @@ class _Reading:
     def _event(self, event: dict[str, Any], now: float) -> None:
         if event.get("error"):
             self.fail("an error within the stream")
-        self._usage = event.get("usage") or self._usage
+        usage = event.get("usage")
+        self._usage = usage if isinstance(usage, dict) else self._usage
         for choice in event.get("choices") or ():
             self._finished = self._finished or choice.get("finish_reason") is not None
             words = _content(choice)
@@ -167,7 +168,8 @@ class _Reading:
 
     def sample(self, number: int, due: float, sent: float, ended: float) -> Sample:
         """All that is known now."""
-        details = self._usage.get("prompt_tokens_details") or {}
+        details = self._usage.get("prompt_tokens_details")
+        cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
         return Sample(
             number,
             due,
@@ -179,9 +181,9 @@ class _Reading:
             status=self.status,
             error=self._error,
             endpoint=self.endpoint,
-            prompt_tokens=self._usage.get("prompt_tokens") or 0,
-            cached_tokens=details.get("cached_tokens"),
-            output_tokens=self._usage.get("completion_tokens") or self._pieces,
+            prompt_tokens=_count(self._usage.get("prompt_tokens")) or 0,
+            cached_tokens=cached,
+            output_tokens=_count(self._usage.get("completion_tokens")) or self._pieces,
         )
 
     def _outcome(self) -> str:
@@ -194,6 +196,11 @@ class _Reading:
         return FAILED if self._error else ANSWERED
 
 
+def _count(value: object) -> int | None:
+    """A number of tokens, if it is one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _content(choice: dict[str, Any]) -> str | None:
     """The text of a chunk of either API; empty for content that is no text; None where there is none."""
     if choice.get("text"):
@@ -201,7 +208,7 @@ def _content(choice: dict[str, Any]) -> str | None:
     delta = choice.get("delta") or {}
     for name in _CONTENT:
         if delta.get(name):
-            return delta[name] if name == "content" else ""
+            return delta[name] if name == "content" and isinstance(delta[name], str) else ""
     return None
 
 

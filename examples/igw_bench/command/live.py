@@ -28,7 +28,7 @@ from igw_bench.policies import BASELINE, RATIOS
 
 POLICIES = (BASELINE, "least-request", "llm-metric", "prefix-cache")
 SEEDS = (1, 2, 3)
-REQUESTS, SPEED = 2_000, 5.0
+REQUESTS, SPEED = 4_000, 10.0
 # Title, figure, factor, digits.
 _SHOWN = (
     ("TTFT mean ms", "ttft_mean", 1e3, 0),
