@@ -16,7 +16,8 @@ from igw_extproc.allowance import able, named, shed, why_none
 from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement, Responded
 from igw_extproc.request_headers import RequestHeaders
 from igw_extproc.scheduling.framework import Decision, Scheduler
@@ -100,6 +101,11 @@ class Flight:
         self.first_byte_at = now
         self.decision.lease.first_byte(now, succeeded=self.status < 400)
         return now - self.placed_at
+
+    def counted(self, usage: openai.Usage) -> None:
+        """The engine told what it counted for this request."""
+        if usage.cached is not None:
+            self.decision.lease.counted(usage.prompt, usage.cached)
 
     def ended(self, now: float) -> None:
         """The request is over."""
@@ -198,11 +204,13 @@ class Director:
         if view.split is not None:
             split = known if isinstance(known, SplitScheduler) else SplitScheduler(view.split, self._index)
             split.configure(view.split)
+            split.doubts = self._ledgers.doubts
             split.serve(ledgers)
             return split
         single = known if isinstance(known, Scheduler) else Scheduler(POLICIES[view.policy], self._index)
         single.policy = POLICIES[view.policy]
         single.onlooker = self._shadow(view)
+        single.doubts = self._ledgers.doubts
         return single
 
     def place(self, request: Arrived, now: float) -> Placed:
@@ -287,6 +295,14 @@ class Director:
     def is_foreign(self, route: str | None) -> bool:
         """Whether requests on a route of this name are none of ours."""
         return self._datastore.is_foreign(route)
+
+    def is_curious(self, lease: str | None) -> bool:
+        """Whether what the engine found in its cache for this request shall be looked for in its response.
+
+        One in eight of those that were expected to find something: it costs a message each.
+        """
+        flight = self.flights.get(lease or "")
+        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""

@@ -13,7 +13,7 @@ from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.room import Room
 from igw_extproc.flowcontrol.waiters import Limits
-from igw_extproc.inflight import Ledgers
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.framework import Reservation, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex

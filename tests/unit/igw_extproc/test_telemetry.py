@@ -18,7 +18,7 @@ from igw_extproc import telemetry
 from igw_extproc.domain import Outcome
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
-from igw_extproc.inflight import LedgerStatistics
+from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
