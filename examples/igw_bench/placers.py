@@ -10,7 +10,8 @@ from typing import Protocol
 
 from igw_bench.workloads import Job, Workload, endpoints
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler

@@ -14,10 +14,10 @@ from functools import partial
 from itertools import accumulate
 from random import Random
 
+from igw_bench.numbers import mean, percentile
 from igw_bench.offline import Outcome, Simulation
 from igw_bench.placers import Ours
 from igw_bench.policies import figures
-from igw_bench.report import mean, percentile
 from igw_bench.workloads import Job, Workload, decode_bound, decode_heavy, shared_prefixes, tenant_job
 from igw_extproc.domain import EngineLoad
 from igw_extproc.flowcontrol.queue import FlowQueue

@@ -69,7 +69,7 @@ class Process(Conversation):
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
         self._call = call
-        self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign)
+        self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign, picker.director.is_curious)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
         self._waits: Place | None = None
@@ -225,6 +225,10 @@ class Process(Conversation):
             return
         self._first_byte(flight)
         if self._exchange.observer:
+            # The beginning of a response is all of it, if it is short and no stream.
+            usage = openai.read_usage(chunk.body) if b'"usage"' in chunk.body else None
+            if usage is not None:
+                flight.counted(usage)
             return
         window = self._tail + chunk.body
         if b'"usage"' in window:
@@ -232,6 +236,7 @@ class Process(Conversation):
         self._tail = window[-_USAGE_BYTES:]
         if chunk.end_of_stream and self._usage is not None:
             self._picker.telemetry.saw_usage(flight.pool, self._usage)
+            flight.counted(self._usage)
 
     def _first_byte(self, flight: Flight) -> None:
         now = self._picker.clock()

@@ -17,7 +17,8 @@ from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
 from igw_extproc.flight import Flight
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement
 from igw_extproc.request_headers import RequestHeaders
 from igw_extproc.scheduling.framework import Decision, Scheduler
@@ -128,11 +129,13 @@ class Director:
         if view.split is not None:
             split = known if isinstance(known, SplitScheduler) else SplitScheduler(view.split, self._index)
             split.configure(view.split)
+            split.doubts = self._ledgers.doubts
             split.serve(ledgers)
             return split
         single = known if isinstance(known, Scheduler) else Scheduler(POLICIES[view.policy], self._index)
         single.policy = POLICIES[view.policy]
         single.onlooker = self._shadow(view)
+        single.doubts = self._ledgers.doubts
         return single
 
     def place(self, request: Arrived, now: float) -> Placed:
@@ -251,6 +254,14 @@ class Director:
     def is_foreign(self, route: str | None) -> bool:
         """Whether requests on a route of this name are none of ours."""
         return self._datastore.is_foreign(route)
+
+    def is_curious(self, lease: str | None) -> bool:
+        """Whether what the engine found in its cache for this request shall be looked for in its response.
+
+        One in eight of those that were expected to find something: it costs a message each.
+        """
+        flight = self.flights.get(lease or "")
+        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""

@@ -48,26 +48,14 @@ class EngineLoad:
     kv_capacity_tokens: int | None = None
     prompt_tokens_total: float | None = None
     generation_tokens_total: float | None = None
+    caches_prefixes: bool = True  # False: it says that it does not
+    cache_hits_total: float | None = None  # tokens (or blocks) that it looked up in its prefix cache and found
+    cache_queries_total: float | None = None  # those it looked up
+    cache_hit_rate: float | None = None  # 0..1, of the last moments; where it tells no totals
     max_adapters: int | None = None
     running_adapters: frozenset[str] = frozenset()
     waiting_adapters: frozenset[str] = frozenset()
     started_at: float | None = None  # the process's start, seconds since the epoch
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerStatistics:
-    """One ledger's numbers at one moment, for telemetry and explanations."""
-
-    address: str
-    available: bool
-    unreachable_reason: str | None
-    engine: EngineKind | None
-    scraped_at: float | None
-    requests: int
-    queued: float
-    kv_tokens: float
-    kv_capacity: int
-    backlog_tokens: float
 
 
 class Outcome(StrEnum):

@@ -3,7 +3,9 @@
 Made by `director`; `conversation` tells it what happens.
 """
 
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc import openai
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Responded
 from igw_extproc.scheduling.framework import Decision
 from igw_extproc.scheduling.split import PairLease
@@ -92,6 +94,11 @@ class Flight:
         self.first_byte_at = now
         self.decision.lease.first_byte(now, succeeded=self.status < 400)
         return now - self.placed_at
+
+    def counted(self, usage: openai.Usage) -> None:
+        """The engine told what it counted for this request."""
+        if usage.cached is not None:
+            self.decision.lease.counted(usage.prompt, usage.cached)
 
     def withdrawn(self, now: float) -> None:
         """Nobody was told of it."""

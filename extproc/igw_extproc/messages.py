@@ -69,7 +69,7 @@ class Responded(NamedTuple):
     status: int
     served: str | None
     lease: str | None  # only from the first-byte filter, whose stream is another than the request's
-    whole: bool = False  # no chunk of it will be shown: its first byte is now
+    whole: bool = False  # it is no stream: its first byte is now
     prefill: str | None = None  # who computed the prompt, in the sidecar's words
 
 

@@ -21,11 +21,11 @@ from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
-from igw_extproc.domain import LedgerStatistics
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from igw_extproc.domain import LedgerStatistics
 from igw_extproc.flowcontrol.queue import QueueStatistics
+from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics, Side
 from igw_extproc.scheduling.split import SplitStatistics
@@ -302,6 +302,11 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ..
         "queued_requests",
         "Requests there, running or waiting: the engine's word and what was sent since.",
         lambda row: row.queued,
+    ),
+    (
+        "cache_trust",
+        "What an expected cached token is worth there: 1, or less where the engine found less than was expected.",
+        lambda row: row.cache_trust,
     ),
     ("kv_tokens", "Tokens in its KV cache: the engine's word and what was sent since.", lambda row: row.kv_tokens),
 )

@@ -14,7 +14,8 @@ from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import Limits, Waiter
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.framework import Reservation, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex

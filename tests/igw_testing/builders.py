@@ -27,7 +27,8 @@ from igw_api.split import Split
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, BodyMode, Message, Part
 from igw_extproc.scheduling.prefix import PrefixIndex
 

@@ -20,6 +20,7 @@ from igw_extproc.scheduling.scorers import add_adapter, add_stay
 # Candidates, the request, cached tokens by slot -> one cost for each candidate.
 Costs = Callable[[Sequence[Ledger], Ask, Mapping[int, int]], list[float]]
 _NOTHING_CACHED: Mapping[int, int] = {}
+_NO_DOUBTS: Mapping[int, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,15 @@ class Reservation(Protocol):
     def ask(self) -> Ask:
         """What is counted there."""
 
+    @property
+    def matched_tokens(self) -> int:
+        """Of the prompt, what the prefix index expects in the cache there."""
+
     def first_byte(self, now: float, succeeded: bool = True) -> None:
         """The endpoint began to answer."""
+
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The engine's own count of the prompt, and of what it found in its cache."""
 
     def close(self, now: float, succeeded: bool = True) -> None:
         """The request is over."""
@@ -101,6 +109,8 @@ class Scheduler:
     def __init__(self, policy: Policy, index: PrefixIndex) -> None:
         self.policy = policy
         self.onlooker: Onlooker | None = None
+        # By slot, where engines find less in their caches than the index expects (`Ledgers.doubts`).
+        self.doubts: Mapping[int, float] = _NO_DOUBTS
         self._index = index
         self._turn = -1
 
@@ -140,7 +150,9 @@ class Scheduler:
         if not candidates:
             return None
         policy = self.policy
-        cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
+        matched = cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
+        if matched and self.doubts:
+            cached = believed(matched, self.doubts)
         costs = costs_of(policy, candidates, ask, cached)
         told = _by_address(candidates, costs) if explain else None
         self._turn += 1
@@ -156,7 +168,7 @@ class Scheduler:
         hit = cached.get(best.slot, 0)
         index = self._learning if ask.prefix else None
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
-        lease = best.reserve(ask, hit, now, expectation)
+        lease = best.reserve(ask, hit, now, expectation, matched.get(best.slot, 0))
         return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
 
 
@@ -169,6 +181,15 @@ def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, cached: Map
         counted = cached if policy.reuses_prefixes else _NOTHING_CACHED
         add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.token)
     return costs
+
+
+def believed(matched: Mapping[int, int], doubts: Mapping[int, float]) -> Mapping[int, int]:
+    """What the index expects, as far as each engine's cache can be relied on."""
+    cached = dict(matched)
+    for slot, trust in doubts.items():
+        if slot in cached:
+            cached[slot] = int(cached[slot] * trust)
+    return cached
 
 
 def _age(candidates: Sequence[Ledger], now: float) -> None:

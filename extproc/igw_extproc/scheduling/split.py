@@ -24,7 +24,7 @@ from igw_api.split import PrefillFailure, Role, Split
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling import filters
-from igw_extproc.scheduling.framework import Decision, Policy, costs_of
+from igw_extproc.scheduling.framework import Decision, Policy, believed, costs_of
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
 from igw_extproc.scheduling.policies import POLICIES
@@ -70,6 +70,14 @@ class PairLease:
         self.prefill.close(now, succeeded)
         self.decode.close(now, succeeded)
 
+    @property
+    def matched_tokens(self) -> int:
+        """Of no use: what the endpoint for the answer counts as cached may have come from the other one."""
+        return 0
+
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Nothing is learnt of it, see above."""
+
     def moved_to(self, other: Ledger) -> None:
         """The proxy retried another endpoint for the answer; the prompt stays where it was."""
         self.decode.moved_to(other)
@@ -107,6 +115,7 @@ class SplitScheduler:
     def __init__(self, split: Split, index: PrefixIndex) -> None:
         self.split = split
         self.roles = Roles(split.dwell)
+        self.doubts: Mapping[int, float] = {}  # as in `Scheduler`
         self._index = index
         self._turn = -1
         self._pairs = self._singles = 0
@@ -164,7 +173,8 @@ class SplitScheduler:
         sides = self._sides(candidates)
         if not sides.decode:
             return None
-        cached = self._index.match(ask.prefix)
+        matched: Mapping[int, int] = self._index.match(ask.prefix)
+        cached = believed(matched, self.doubts) if matched and self.doubts else matched
         self._turn += 1
         pair, order = self._choose(sides, ask, cached, rng)
         prefiller = sides.prefill[pair.prefill] if pair.prefill is not None else None
@@ -178,16 +188,22 @@ class SplitScheduler:
         told = {chosen[0].endpoint.address: pair.cost} if explain else None
         at = prefiller or chosen[0]
         hit = cached.get(at.slot, 0)
-        lease = self._reserve(ask, chosen[0], prefiller, cached, now)
+        lease = self._reserve(ask, (chosen[0], prefiller), cached, matched, now)
         return Decision(tuple(chosen), hit, lease, told, prefiller)
 
     def _reserve(
-        self, ask: Ask, decoder: Ledger, prefiller: Ledger | None, cached: Mapping[int, int], now: float
+        self,
+        ask: Ask,
+        chosen: tuple[Ledger, Ledger | None],
+        cached: Mapping[int, int],
+        matched: Mapping[int, int],
+        now: float,
     ) -> Lease | PairLease:
+        decoder, prefiller = chosen
         hit = cached.get(decoder.slot, 0)
         if prefiller is None:
             self._singles += 1
-            return decoder.reserve(ask, hit, now, self._expect(decoder, ask))
+            return decoder.reserve(ask, hit, now, self._expect(decoder, ask), matched.get(decoder.slot, 0))
         self._pairs += 1
         # Nothing of the prompt is computed where it is answered: there it is KV like the answer's own.
         arrives = max(ask.prompt_tokens - hit, 0) + ask.output_tokens
@@ -195,7 +211,8 @@ class SplitScheduler:
             ask._replace(prompt_tokens=0, output_tokens=arrives), 0, now, self._expect(decoder, ask)
         )
         prompt = ask._replace(output_tokens=0)
-        at = prefiller.reserve(prompt, cached.get(prefiller.slot, 0), now, self._expect(prefiller, ask))
+        held, expected = cached.get(prefiller.slot, 0), matched.get(prefiller.slot, 0)
+        at = prefiller.reserve(prompt, held, now, self._expect(prefiller, ask), expected)
         return PairLease(at, answer)
 
     def _expect(self, ledger: Ledger, ask: Ask) -> PrefixExpectation | None:

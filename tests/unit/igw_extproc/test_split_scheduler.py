@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from igw_api.split import PrefillFailure, Split
 from igw_api.wire import ROLE_LABELS
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import STALE_AFTER, Ledger, Ledgers
+from igw_extproc.inflight import STALE_AFTER, Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.framework import Decision
 from igw_extproc.scheduling.prefix import PrefixIndex, chain, seed
 from igw_extproc.scheduling.split import PairLease, SplitScheduler
@@ -70,6 +71,29 @@ def test_prompts_and_answers_go_to_endpoints_of_their_own() -> None:
     pool = Pool("prefill decode prefill decode")
     seen = Counter(pool.placed(an_ask(word=f"tenant {number} ")) for number in range(40))
     assert {pair[0] for pair in seen} == {0, 2} and {pair[1] for pair in seen} == {1, 3}
+
+
+@pytest.mark.parametrize(("trust", "prefiller"), [(1.0, 0), (0.0, 1)])
+def test_a_cache_in_which_nothing_is_found_draws_no_prompt(trust: float, prefiller: int) -> None:
+    pool, ask = Pool("prefill prefill decode"), an_ask()
+    pool.holds(0, ask)
+    pool.says(0, running=1)
+    pool.scheduler.doubts = {0: trust}
+    assert pool.placed(ask)[0] == prefiller
+
+
+def test_what_is_expected_in_such_a_cache_is_still_compared_so_that_trust_may_come_back() -> None:
+    pool, ask = Pool("prefill decode"), an_ask()
+    pool.holds(0, ask)
+    pool.scheduler.doubts = {0: 0.0}
+    decision = pool.pick(ask)
+    assert isinstance(decision.lease, PairLease) and decision.cached_tokens == 0
+    assert decision.lease.prefill.matched_tokens > 3_000
+    decision.lease.prefilled(2.0)
+    assert pool.all[0].trust.expected.cached > 3_000
+    assert decision.lease.matched_tokens == 0, "what the other one finds is not its own"
+    decision.lease.counted(4_000, 0)
+    assert pool.all[1].trust.value == 1.0
 
 
 def test_the_prompt_goes_where_it_is_cached_and_the_answer_where_there_is_room() -> None:

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from igw_api.objects import Shadow
 from igw_api.split import Split
 from igw_extproc import telemetry
-from igw_extproc.domain import LedgerStatistics, Outcome
+from igw_extproc.domain import Outcome
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
+from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
