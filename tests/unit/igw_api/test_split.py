@@ -72,9 +72,9 @@ def test_every_part_of_a_division_can_be_said() -> None:
     assert load(dump(ObjectSet.of([found]))).policies[found.key] == found, "and it reaches the picker"
 
 
-def test_waiting_for_a_prefill_endpoint_needs_a_queue_and_gets_the_default_one() -> None:
+def test_waiting_for_a_prefill_endpoint_is_in_the_queue_that_every_pool_has() -> None:
     division = {"policy": "pd-split", "prefillDecode": {"onPrefillFailure": "queue"}}
-    assert accepted(policy(division), Policy).queue == Queue()
+    assert accepted(policy(division), Policy).queue is None, "which means the defaults"
     assert accepted(policy(division, queue={"maxSize": 5}), Policy).queue == Queue(max_size=5)
     assert accepted(policy({"policy": "pd-split"}), Policy).queue is None
 

@@ -115,9 +115,9 @@ def test_no_reason_for_a_refusal_becomes_a_500(error: RoutingError, status: int)
 
 
 def test_a_full_pool_s_refusal_says_when_to_come_back() -> None:
-    here = Serving(Picking(pool(), *members(1), policy("prefix-cache", queue=Queue(max_size=0))))
+    here = Serving(Picking(pool(), *members(1), policy("prefix-cache", queue=Queue(max_size=1))))
     here.picking.says(1, load(running=50, waiting=50, kv_usage=1.0, kv_capacity_tokens=1000))
-    (reply,) = duplex(here.stream())
+    _, _, (reply,) = (duplex(here.stream()) for _ in range(3))
     assert reply.immediate_response.status.code == 429
     told = {one.header.key: one.header.raw_value for one in reply.immediate_response.headers.set_headers}
     assert int(told["retry-after"]) >= 1
@@ -154,7 +154,7 @@ def test_cached_tokens_are_read_under_the_names_that_engines_use(details: str) -
 
 
 def test_the_bounds_of_a_queue_that_are_promised_are_in_force_without_being_named() -> None:
-    """`queue: {}` in a manifest, and the request after the 512th waiting one is refused."""
+    """`queue: {}` in a manifest, or nothing, and the request after the 512th waiting one is refused."""
     text = manifest(
         "InferencePoolPolicy", "inferencegateway.io/v1alpha1", {"targetRefs": [{"name": "llm"}], "queue": {}}
     )
@@ -162,6 +162,7 @@ def test_the_bounds_of_a_queue_that_are_promised_are_in_force_without_being_name
     assert declared.queue == Queue()
     here = Serving(Picking(pool(), *members(1), policy("prefix-cache", queue=declared.queue)))
     here.picking.says(1, load(running=50, waiting=50, kv_usage=1.0, kv_capacity_tokens=1000))
+    assert duplex(here.stream()), "the first of ours goes"
     waiting = [here.stream() for _ in range(512)]
     assert not any(duplex(stream) for stream in waiting), "they wait"
     (refused,) = duplex(here.stream())
