@@ -103,7 +103,7 @@ async def scene(
         pool.write_text(pool.read_text().replace(*change))
         up = await stack.enter_async_context(running_up(manifests, folder / "state", ports=(8080,)))
         running = Scene(up, ports, processes, session)
-        await until(lambda: _answered(running), 20)
+        await until(lambda: _answered(running), 60)
         yield running
 
 
@@ -124,7 +124,8 @@ async def test_prompts_are_computed_by_one_half_of_the_engines_and_answers_by_th
         decoded = [await running.statistics(port) for port in ("8011", "8012")]
         assert sum(one["generation_tokens"] for one in prefilled) == sum(one["finished"]["length"] for one in prefilled)
         assert sum(one["generation_tokens"] for one in decoded) >= 8 * 15
-        await until(running.idle)
+        # Beyond the lease: on a busy machine, a decoder may once have been unreachable in time.
+        await until(running.idle, 45)
         assert running.up.problems == []
 
 
@@ -135,7 +136,8 @@ async def test_a_client_that_leaves_frees_both_engines_through_the_gateway(
         body = {"model": "llama", "prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True, "stream": True}
         async with session.post(f"{running.up.url(8080)}/v1/completions", json=body) as response:
             assert await response.content.readany()
-        await until(running.idle, 5)
+        # Long before the lease of 30 s ends.
+        await until(running.idle, 20)
 
 
 @pytest.mark.parametrize(("failure", "outcomes"), [("decode", {200}), ("strict", {502, 503})])
