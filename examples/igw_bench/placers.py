@@ -9,16 +9,13 @@ from random import Random
 from typing import Protocol
 
 from igw_bench.workloads import Job, Workload, endpoints
+from igw_extproc.answers import Answers, streamed_tokens
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
 from igw_extproc.inflight import Lease, Ledgers
 from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
-
-# What the director takes an answer to be when a request sets no bound (`director.DEFAULT_OUTPUT_TOKENS`).
-EXPECTED_OUTPUT = 256
-
 
 # How many leading blocks of these an engine's cache holds now: what a router learns that listens to cache events.
 Holds = Callable[[int, tuple[int, ...]], int]
@@ -61,14 +58,18 @@ class Ours:
         self._ledgers.sync([Endpoint(address) for address in self._addresses])
         self._all = self._ledgers.select(self._addresses)
         self._scheduler = Scheduler(policy, index)
+        self._answers = Answers()
         self._leases: dict[int, Lease] = {}
+        self._first: dict[int, tuple[float, float | None]] = {}
         self._last: dict[int, EngineLoad] = {}
         self._backoff: dict[int, float] = {}
 
     def place(self, job: Job, now: float) -> Sequence[int]:
         """As `Director.place`, with the request read already."""
         prefix = job.prefix if self._scheduler.policy.reuses_prefixes else ()
-        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, prefix)
+        expected = self._answers.expected("", "")
+        output = expected if job.max_tokens is None else min(expected, job.max_tokens)
+        ask = Ask("", job.prompt_tokens, output, prefix)
         decision = self._scheduler.pick(candidates(self._all), ask, now, self._rng)
         if decision is None:
             return ()
@@ -82,10 +83,15 @@ class Ours:
     def first_byte(self, job: Job, now: float) -> None:
         """As `Flight.first_byte`."""
         self._leases[job.number].first_byte(now)
+        self._first[job.number] = now, self._leases[job.number].ledger.decode.step
 
     def ended(self, job: Job, now: float, succeeded: bool) -> None:
-        """As `Flight.ended`."""
-        self._leases.pop(job.number).close(now, succeeded)
+        """As `Flight.length` and `Flight.ended`, for answers that are streamed."""
+        lease = self._leases.pop(job.number)
+        first, step = self._first.pop(job.number, None), lease.ledger.decode.step
+        if succeeded and first is not None and step:
+            self._answers.ended("", "", streamed_tokens(now - first[0], first[1], step))
+        lease.close(now, succeeded)
 
     def scrape_started(self, endpoint: int) -> object:
         """The ledger's mark."""

@@ -218,6 +218,7 @@ class Process(Conversation):
             self._usage = openai.read_usage(window) or self._usage
         self._tail = window[-_USAGE_BYTES:]
         if chunk.end_of_stream and self._usage is not None:
+            flight.answer_tokens = self._usage.completion
             self._picker.telemetry.saw_usage(flight.pool, self._usage)
 
     def _first_byte(self, flight: Flight) -> None:

@@ -7,10 +7,11 @@ Pure but for the state it is given (datastore, ledgers, prefix index): `now` and
 import logging
 import random
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from igw_api import wire
 from igw_extproc import openai
+from igw_extproc.answers import Answers, streamed_tokens
 from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
@@ -26,8 +27,6 @@ from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, wit
 
 log = logging.getLogger(__name__)
 
-# What a request without a bound is taken to produce: the mean answer of chat traffic (ShareGPT: about 285 tokens).
-DEFAULT_OUTPUT_TOKENS: Final = 256
 _PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
 
 
@@ -41,6 +40,8 @@ class Flight:
 
     __slots__ = (
         "_ledgers",
+        "_step",
+        "answer_tokens",
         "decision",
         "first_byte_at",
         "lease_id",
@@ -51,6 +52,7 @@ class Flight:
         "pool",
         "response_id",
         "status",
+        "streams",
     )
 
     def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
@@ -62,9 +64,12 @@ class Flight:
         self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
+        self.streams = False  # whether the answer comes token by token
+        self.answer_tokens = 0  # as the engine has it; 0: not seen
         self.moved = False
         self.open = True
         self._ledgers = ledgers
+        self._step: float | None = None  # seconds for a token when the answer began
 
     @property
     def first_choice(self) -> Ledger:
@@ -86,8 +91,18 @@ class Flight:
         if not self.open or self.first_byte_at is not None:
             return None
         self.first_byte_at = now
+        self._step = self.decision.lease.ledger.decode.step
         self.decision.lease.first_byte(now, succeeded=self.status < 400)
         return now - self.placed_at
+
+    def length(self, now: float) -> float | None:
+        """Tokens of the answer that ends now, as far as that can be told."""
+        if self.answer_tokens:
+            return self.answer_tokens
+        step = self.decision.lease.ledger.decode.step
+        if not self.streams or self.first_byte_at is None or not step or self.status >= 400:
+            return None
+        return streamed_tokens(now - self.first_byte_at, self._step, step)
 
     def ended(self, now: float) -> None:
         """The request is over."""
@@ -136,6 +151,7 @@ class Wish(NamedTuple):
     unnamed: bytes | None = None  # the body, if the response is to be given an id by which its maker is found
     previous: str = ""  # the response that it continues, or is about
     session: bytes | None = None
+    streams: bool = False
 
 
 class Director:
@@ -159,6 +175,7 @@ class Director:
         self._count = 0
         self._serving: dict[str, _Serving] = {}
         self.shadows = Shadows()
+        self._answers = Answers()
         self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
 
@@ -178,6 +195,7 @@ class Director:
             scheduler.onlooker = self._shadow(view)
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
             self._serving[name] = _Serving(view, ledgers, scheduler)
+        self._answers.keep(self._serving)
         shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
         self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
 
@@ -200,12 +218,14 @@ class Director:
         unnamed = (body or request.body) if reading.keeps and request.complete else None
         session = header.session or reading.session
         key = self._homes.sessions.key(view.name, session) if session else None
-        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body))
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
+        expected = self._answers.expected(view.name, model)
+        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
         pool = view.name if route.announce else None
-        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
+        streams = reading.stream
+        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key, streams)
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
@@ -221,6 +241,7 @@ class Director:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
             raise _why_none(view, wish.subset, instead, wish.model)
         flight = self._fly(view, wish.model, decision, now)
+        flight.streams = wish.streams
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
         body = self._with_id(wish, flight)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced)
@@ -256,6 +277,9 @@ class Director:
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
         if self.flights.pop(flight.lease_id, None) is not None:
+            tokens = flight.length(now)
+            if tokens is not None:
+                self._answers.ended(flight.pool, flight.model, tokens)
             flight.ended(now)
 
     def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
@@ -377,12 +401,17 @@ def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
 
 
 def _ask(
-    reading: openai.Reading, resolved: Resolved, adapter: str | None, scheduler: Scheduler, body_bytes: int
+    reading: openai.Reading,
+    resolved: Resolved,
+    adapter: str | None,
+    scheduler: Scheduler,
+    body_bytes: int,
+    expected: int,
 ) -> Ask:
     text, target = reading.text, resolved.target or ""
     # An opaque or unreadable body still costs something: its size is the best guess.
     prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
-    produces = 0 if reading.api in _PRODUCES_NOTHING else DEFAULT_OUTPUT_TOKENS
+    produces = 0 if reading.api in _PRODUCES_NOTHING else expected
     output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
     prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
     return Ask(target, prompt, output, prefix, adapter, resolved.priority)

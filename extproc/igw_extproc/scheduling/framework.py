@@ -7,31 +7,34 @@ and the index it updates. The director calls `Scheduler.pick` with a pool's cand
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling.pickers import Picker
+from igw_extproc.scheduling.popularity import NOTHING_HELD, Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.scorers import add_adapter, add_stay
+from igw_extproc.speeds import level
 
-# Candidates, the request, cached tokens by slot -> one cost for each candidate.
-Costs = Callable[[Sequence[Ledger], Ask, Mapping[int, int]], list[float]]
-_NOTHING_CACHED: Mapping[int, int] = {}
+# Candidates, the request, what of it is held where -> one cost for each candidate.
+Costs = Callable[[Sequence[Ledger], Ask, Held], list[float]]
+# Seconds between two comparisons of a pool's endpoints' speeds.
+_LEVEL_EVERY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One way to place requests: what an endpoint costs, and how costs become an order.
 
-    `token`: what a token costs in the unit of its costs; 0: nothing, so that sessions do not matter.
+    `second`: what a second is in the unit of its costs; 0: nothing, so that adapters and sessions do not matter.
     """
 
     name: str
     costs: Costs
     picker: Picker
     reuses_prefixes: bool = False
-    token: float = 1.0
+    second: float = 1.0
 
 
 class Onlooker(Protocol):
@@ -48,7 +51,7 @@ class Onlooker(Protocol):
         candidates: Sequence[Ledger],
         ask: Ask,
         costs: Sequence[float],
-        cached: Mapping[int, int],
+        held: Held,
         chosen: int,
         now: float,
     ) -> None: ...
@@ -70,7 +73,9 @@ class Scheduler:
         self.policy = policy
         self.onlooker: Onlooker | None = None
         self._index = index
+        self._popularity = Popularity()
         self._turn = -1
+        self._level_at = 0.0
 
     @property
     def reads_prefixes(self) -> bool:
@@ -90,9 +95,21 @@ class Scheduler:
         """Choose among `candidates` and reserve at the choice. None: there are no candidates."""
         if not candidates:
             return None
+        if now >= self._level_at:
+            self._level_at = now + _LEVEL_EVERY
+            level(candidates)
+        held = (
+            self._popularity.held(self._index, ask.prefix, len(candidates))
+            if self.policy.reuses_prefixes
+            else NOTHING_HELD
+        )
+        return self._choose(candidates, ask, held, now, rng, explain)
+
+    def _choose(
+        self, candidates: Sequence[Ledger], ask: Ask, held: Held, now: float, rng: Random, explain: bool
+    ) -> Decision:
         policy = self.policy
-        cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
-        costs = costs_of(policy, candidates, ask, cached)
+        costs = costs_of(policy, candidates, ask, held)
         told = _by_address(candidates, costs) if explain else None
         self._turn += 1
         order = policy.picker(candidates, costs, self._turn, rng)
@@ -101,24 +118,24 @@ class Scheduler:
             # Its engine has said nothing for too long, so it may only look idle. Ageing can only raise costs, and
             # happens once for each silence: a winner that is not stale needs no look at the others.
             _age(candidates, now)
-            return self.pick(candidates, ask, now, rng, explain)
+            return self._choose(candidates, ask, held, now, rng, explain)
         if self.onlooker is not None:
-            self.onlooker.look(candidates, ask, costs, cached, order[0], now)
-        hit = cached.get(best.slot, 0)
+            self.onlooker.look(candidates, ask, costs, held, order[0], now)
+        hit = held.tokens.get(best.slot, 0)
         index = self._learning if ask.prefix else None
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
         lease = best.reserve(ask, hit, now, expectation)
         return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
 
 
-def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
     """What each candidate costs by `policy`, the request's adapter and session included."""
-    costs = policy.costs(candidates, ask, cached)
+    costs = policy.costs(candidates, ask, held)
     if ask.adapter is not None:
-        add_adapter(costs, candidates, ask.adapter)
-    if ask.stay is not None and policy.token:
-        counted = cached if policy.reuses_prefixes else _NOTHING_CACHED
-        add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.token)
+        add_adapter(costs, candidates, ask.adapter, policy.second)
+    if ask.stay is not None and policy.second:
+        counted = held if policy.reuses_prefixes else NOTHING_HELD
+        add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.second)
     return costs
 
 
