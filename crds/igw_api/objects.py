@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from igw_api.split import Split
 from igw_api.wire import ACTIVE_PORTS_ANNOTATION
 
 
@@ -132,6 +133,7 @@ class Policy:
     created: float = 0.0
     queue: Queue | None = None  # None: requests do not wait, but go to the engines' own queues
     shadow: Shadow | None = None
+    split: Split | None = None  # None: one endpoint serves a whole request
 
 
 @dataclass(frozen=True, slots=True)

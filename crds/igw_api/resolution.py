@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from igw_api.objects import AttachTo, Key, Model, Objective, Policy, Pool, Rewrite, RewriteRule, Route
+from igw_api.split import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ def winning_pools(pools: Iterable[Pool]) -> Attachments:
 def winning_policy(pool: Key, policies: Iterable[Policy]) -> Policy | None:
     """The policy that applies to `pool`."""
     return min((one for one in policies if pool in one.pools), key=age, default=None)
+
+
+def splits(policies: Collection[Policy]) -> dict[Key, Split]:
+    """How requests are divided, by pool: those where the policy that applies says so."""
+    asked = {pool for one in policies if one.split is not None for pool in one.pools}
+    winners = ((pool, winning_policy(pool, policies)) for pool in sorted(asked))
+    return {pool: one.split for pool, one in winners if one is not None and one.split is not None}
 
 
 def rules_in_order(pool: Key, rewrites: Iterable[Rewrite]) -> tuple[RewriteRule, ...]:

@@ -65,7 +65,7 @@ ACTIVE_PORTS_ANNOTATION: Final = "inference.networking.k8s.io/active-ports"
 
 # Labels on an endpoint. The first that is present wins.
 ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
-# What an endpoint does of a request: the prompt, the answer, or both, which is the default.
+# What an endpoint does of a request: `prefill`, `decode` (its answer, and where nobody else does its prompt), `both`.
 ROLE_LABELS: Final = ("inferencegateway.io/role", "llm-d.ai/role")
 METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
 METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"

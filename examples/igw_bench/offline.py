@@ -73,9 +73,10 @@ class Outcome:
 
 
 class Simulation:
-    """One workload under one placer. `rng` is for the engines' jitter, if they have any. Use `run` once."""
+    """One workload under one placer. `rng` is for the engines' jitter, if they have any; `hop`: see HOP. `run` once."""
 
-    def __init__(self, workload: Workload, placer: Callable[[Holds], Placer], rng: Random) -> None:
+    def __init__(self, workload: Workload, placer: Callable[[Holds], Placer], rng: Random, hop: float = HOP) -> None:
+        self._hop = hop
         self._workload = workload
         self._placer = placer(self._holds)
         self._rng = rng
@@ -144,7 +145,7 @@ class Simulation:
             return
         record.endpoint = record.order[record.tries]
         record.tries += 1
-        self._at(self._now + HOP, self._reach, record)
+        self._at(self._now + self._hop, self._reach, record)
 
     def _reach(self, record: Record) -> None:
         host, job = self._hosts[record.endpoint], record.job

@@ -24,7 +24,7 @@ import uvloop
 from igw_bench import closed_loop
 from igw_bench.gateway import Gateway, gateway
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import Ledgers
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Scheduler
 from igw_extproc.scheduling.policies import DEFAULT, POLICIES

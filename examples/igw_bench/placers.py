@@ -11,10 +11,10 @@ from typing import Protocol
 from igw_bench.workloads import Job, Workload, endpoints
 from igw_extproc.answers import Answers, streamed_tokens
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
-from igw_extproc.inflight import Lease, Ledgers
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next_interval
 from igw_extproc.scheduling.filters import candidates
-from igw_extproc.scheduling.framework import Policy, Scheduler
+from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
 
 # How many leading blocks of these an engine's cache holds now: what a router learns that listens to cache events.
@@ -59,7 +59,7 @@ class Ours:
         self._all = self._ledgers.select(self._addresses)
         self._scheduler = Scheduler(policy, index)
         self._answers = Answers()
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, Reservation] = {}
         self._first: dict[int, tuple[float, float | None]] = {}
         self._last: dict[int, EngineLoad] = {}
         self._backoff: dict[int, float] = {}

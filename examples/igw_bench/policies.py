@@ -16,10 +16,10 @@ from functools import partial
 from random import Random
 from time import perf_counter
 
-from igw_bench.offline import Outcome, Record, Simulation
+from igw_bench.numbers import mean, percentile
+from igw_bench.offline import HOP, Outcome, Record, Simulation
 from igw_bench.peers import PEERS, Theirs
 from igw_bench.placers import Holds, Ours, Placer
-from igw_bench.report import mean, percentile
 from igw_bench.workloads import SLOW, SLOW_AT, SLOW_UNTIL, WORKLOADS, Workload
 from igw_extproc.scheduling.policies import POLICIES
 
@@ -62,9 +62,9 @@ def _cell(cell: tuple[str, str, int]) -> Run:
     return Run(workload, policy, seed, found, perf_counter() - began)
 
 
-def simulate(workload: Workload, policy: str, seed: int) -> Outcome:
-    """One workload under one of NAMES, or any other policy of the product."""
-    return Simulation(workload, partial(_placer, policy, workload, seed), Random(seed)).run()
+def simulate(workload: Workload, policy: str, seed: int, hop: float = HOP) -> Outcome:
+    """One workload under one of NAMES, or any other policy of the product. `hop`: seconds to an engine's queue."""
+    return Simulation(workload, partial(_placer, policy, workload, seed), Random(seed), hop).run()
 
 
 def _placer(policy: str, workload: Workload, seed: int, holds: Holds) -> Placer:

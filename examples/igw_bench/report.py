@@ -3,7 +3,6 @@
 Pure: answers in, rich renderables and lines out. Called by `demo`.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from igw_bench.load import Answer, Tally
+from igw_bench.numbers import mean, percentile
 
 MOST_FAILURES = 5
 NOTHING = "-"
@@ -49,19 +49,6 @@ class Figures:
             ttft=tuple(one.ttft for one in known if one.ttft is not None),
             tpot=tuple(one.tpot for one in known if one.tpot is not None),
         )
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Nearest rank: the smallest value that at least `share` of all do not exceed. None of nothing."""
-    if not values:
-        return None
-    rank = math.ceil(share * len(values))
-    return sorted(values)[max(rank, 1) - 1]
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean. None of nothing."""
-    return math.fsum(values) / len(values) if values else None
 
 
 # ------------------------------------------------------------------------------------------------ table

@@ -79,9 +79,16 @@ class Workload:
 
 
 @cache
-def _boundaries() -> tuple[int, ...]:
-    """Where the picker hashes a prompt, in tokens: as its own function has it."""
-    return tuple(tokens for _, tokens in chain(bytes(_LONGEST * BYTES_PER_TOKEN), 0))
+def boundaries(longest: int = _LONGEST) -> tuple[tuple[int, int], ...]:
+    """Where the picker hashes a prompt, as its own function has it: (position, tokens that a prompt needs for it).
+
+    Positions are bytes; one that is no whole token needs the next token too.
+    """
+    found = []
+    for at, (_, end) in enumerate(chain(bytes(longest * BYTES_PER_TOKEN), 0)):
+        reached = len(chain(bytes(end * BYTES_PER_TOKEN), 0)) > at
+        found.append((end, end if reached else end + 1))
+    return tuple(found)
 
 
 def prompt_chain(shared: int, shared_tokens: int, own: int, prompt_tokens: int) -> Prefix:
@@ -90,7 +97,9 @@ def prompt_chain(shared: int, shared_tokens: int, own: int, prompt_tokens: int) 
     The picker sees bytes, so a chain ends at the last boundary within the prompt.
     """
     return tuple(
-        ((shared if end <= shared_tokens else own) * _SPAN + end, end) for end in _boundaries() if end <= prompt_tokens
+        ((shared if needed <= shared_tokens else own) * _SPAN + end, end)
+        for end, needed in boundaries()
+        if needed <= prompt_tokens
     )
 
 

@@ -4,7 +4,7 @@ Bytes in, one `Call` or an `ApiError` out. No HTTP objects and no engine here.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -45,8 +45,11 @@ class Call:
     previous: str | None = None  # the response that it continues
     response_id: str | None = None  # what its own response is to be called
     keeps: bool = False  # whether its response is kept
+    # What it says about the two halves of a split request; `splits` reads it.
+    halves: Mapping[str, Any] = field(default_factory=dict)
 
 
+_HALVES = ("kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room")
 # Served model name to the adapter it stands for; None is the base model.
 Models = Mapping[str, str | None]
 
@@ -157,6 +160,7 @@ def _generation(data: dict[str, Any], model: str, adapter: str | None, prompt: b
         ignore_end=data.get("ignore_eos") is True,
         stream=data.get("stream") is True,
         include_usage=options.get("include_usage") is True,
+        halves={name: data[name] for name in _HALVES if name in data},
     )
 
 

@@ -16,7 +16,9 @@ from igw_sim import faults, presets
 from igw_sim.dialects import DIALECTS
 from igw_sim.lengths import Lengths
 from igw_sim.presets import PRESETS
-from igw_sim.server import Settings, SimServer
+from igw_sim.server import SimServer
+from igw_sim.settings import Settings
+from igw_sim.splits import ROLES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Simulated LLM engines.")
 
@@ -47,6 +49,16 @@ def sim(
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks, instead of the preset's.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Largest batch, instead of the preset's.")] = None,
     write_every: Annotated[int, typer.Option(help="Tokens that a stream sends at a time, after the first.")] = 1,
+    role: Annotated[
+        str, typer.Option(help=f"With --engine sglang, its disaggregation mode: {', '.join(ROLES)}.")
+    ] = "both",
+    kv_bandwidth: Annotated[
+        float | None, typer.Option(help="Bytes per second of KV between engines, instead of the preset's.")
+    ] = None,
+    kv_bytes_per_token: Annotated[
+        float | None, typer.Option(help="Size of one token's KV, instead of the preset's.")
+    ] = None,
+    kv_lease: Annotated[float, typer.Option(help="Seconds that KV waits for the engine that is to fetch it.")] = 30.0,
     jitter: Annotated[float, typer.Option(help="Share by which step times vary.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     fail: Annotated[list[str] | None, typer.Option(help="Failure from the start, NAME=VALUE; may be repeated.")] = None,
@@ -66,12 +78,18 @@ def sim(
         sys.exit(runner.run(_serve(settings, host, port, broken)))
 
 
+_CHOICES = {
+    "engine": ("dialect", tuple(DIALECTS)),
+    "headers": ("way", ("early", "first-token")),
+    "role": ("role", ROLES),
+}
+
+
 def _settings(options: dict[str, Any]) -> list[Settings]:
     """One `Settings` for each engine; BadOption if they make no sense."""
-    if options["engine"] not in DIALECTS:
-        raise BadOption(f"--engine {options['engine']}: no such dialect; there are {', '.join(DIALECTS)}")
-    if options["headers"] not in ("early", "first-token"):
-        raise BadOption(f"--headers {options['headers']}: early or first-token")
+    for name, (kind, choices) in _CHOICES.items():
+        if options[name] not in choices:
+            raise BadOption(f"--{name} {options[name]}: no such {kind}; there are {', '.join(choices)}")
     if options["time_scale"] <= 0:
         raise BadOption("--time-scale must be above 0")
     if not 0 <= options["jitter"] < 1:
@@ -108,6 +126,13 @@ def _one(options: dict[str, Any]) -> Settings:
         ),
         max_adapters=slots,
     )
+    if min(options[name] or 1 for name in ("kv_bandwidth", "kv_bytes_per_token", "kv_lease")) <= 0:
+        raise BadOption("--kv-bandwidth, --kv-bytes-per-token and --kv-lease must be above 0")
+    transfer = replace(
+        preset.transfer,
+        bytes_per_s=options["kv_bandwidth"] or preset.transfer.bytes_per_s,
+        bytes_per_token=options["kv_bytes_per_token"] or preset.transfer.bytes_per_token,
+    )
     return Settings(
         name=options["name"],
         limits=limits,
@@ -118,6 +143,9 @@ def _one(options: dict[str, Any]) -> Settings:
         lengths=Lengths.parse(options["output_tokens"]),
         early_headers=options["headers"] == "early",
         ranks=options["engines"],
+        role=options["role"],
+        transfer=transfer.faster(options["time_scale"]),
+        lease_s=options["kv_lease"],
         seed=options["seed"],
         write_every=options["write_every"],
         grace_s=options["grace"],

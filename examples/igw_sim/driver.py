@@ -9,7 +9,7 @@ from collections import Counter
 from random import Random
 
 from igw_sim.engine import Engine
-from igw_sim.model import Finished, Limits, Request, Speed, StepResult
+from igw_sim.model import Fetch, Finished, Limits, Request, Speed, StepResult
 
 # Steps run in one go when behind; bounds how long the loop is held, at some 20 microseconds a step.
 _MOST_STEPS = 50
@@ -20,25 +20,39 @@ _MOST_LAG_S = 0.25
 class Ticket:
     """One submitted request, as its handler sees it."""
 
-    __slots__ = ("_waiter", "_wanted", "finished", "tokens")
+    __slots__ = ("_failure", "_waiter", "_wanted", "fetch", "finished", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
+        # Set when the engine has made room for KV that is to come from another one.
+        self.fetch: Fetch | None = None
+        self._failure: Exception | None = None
         self.finished: Finished | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._wanted = 0
 
     async def changed(self, wanted: int = 0) -> None:
-        """Wait until more tokens came, and there are `wanted` in all. There must be so many to come."""
+        """Wait until something came: more tokens, and `wanted` in all, room for KV, the end. Raises what `fail` got.
+
+        There must be so many tokens to come.
+        """
         self._wanted = wanted
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        if self._failure is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._failure is not None:
+            raise self._failure
 
     async def done(self) -> Finished:
         """Wait for the end."""
         while self.finished is None:
             await self.changed()
         return self.finished
+
+    def fail(self, failure: Exception) -> None:
+        """End the wait, and all later ones, with this."""
+        self._failure = failure
+        self.wake()
 
     def wake(self) -> None:
         """End the wait, if any, for so many tokens."""
@@ -64,10 +78,16 @@ class Driver:
         self._work.set()
         return ticket
 
-    def cancel(self, request_id: str) -> None:
-        """Drop a request if it is still there."""
+    def drop(self, request_id: str) -> None:
+        """Drop a request if it is still there, or else the KV that it left behind."""
         self._tickets.pop(request_id, None)
-        self.engine.cancel(request_id)
+        if self.engine.cancel(request_id) or self.engine.release(request_id):
+            self._work.set()
+
+    def deliver(self, request_id: str) -> None:
+        """The KV that this request waits for has come."""
+        if self.engine.deliver(request_id, asyncio.get_running_loop().time()):
+            self._work.set()
 
     def slow_down(self, factor: float) -> None:
         """Make every later step take `factor` times as long as at the start."""
@@ -92,11 +112,18 @@ class Driver:
             results = []
             for _ in range(_MOST_STEPS):
                 results.append(self.engine.step(due))
+                self._tell_of_fetches(results[-1])
                 due += results[-1].duration
                 if due > now or not self.engine.busy:
                     break
             await asyncio.sleep(max(0.0, due - loop.time()))
             self._deliver(results)
+
+    def _tell_of_fetches(self, result: StepResult) -> None:
+        for fetch in result.fetches:
+            if ticket := self._tickets.get(fetch.id):
+                ticket.fetch = fetch
+                ticket.wake()
 
     def _deliver(self, results: list[StepResult]) -> None:
         tickets = self._tickets

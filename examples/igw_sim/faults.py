@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "reset": "before or after: reset the connection before any byte, or after the first token",
     "reset_next": "N: only the next N API requests are reset",
     "metrics": "ok, hang or 404: /metrics only",
+    "transfer": "ok, hang or fail: KV that others fetch from here",
     "health": "the status of /health, 200 at first",
 }
 
@@ -44,6 +45,7 @@ class Faults:
     reset: str | None = None
     reset_next: int | None = None
     metrics: str = "ok"
+    transfer: str = "ok"
     health: int = 200
 
     def set(self, changes: Mapping[str, Any]) -> None:
@@ -81,7 +83,7 @@ class Faults:
 
 
 _HEALTHY = {name: getattr(Faults(), name) for name in KINDS}
-_CHOICES = {"reset": ("before", "after"), "metrics": ("ok", "hang", "404")}
+_CHOICES = {"reset": ("before", "after"), "metrics": ("ok", "hang", "404"), "transfer": ("ok", "hang", "fail")}
 _LEAST = {"die_after": 1, "errors": 0, "reset_next": 0, "error_status": 400, "health": 200}
 
 

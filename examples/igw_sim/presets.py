@@ -15,7 +15,7 @@ from igw_sim.model import Limits, Speed
 from igw_sim.transfer import Transfer
 
 # Tokens of half a megabyte over 25 Gb/s.
-_ETHERNET = Transfer(524_288, 3.1e9, setup_s=0.003)
+ETHERNET = Transfer(524_288, 3.1e9, setup_s=0.003)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Preset:
 
     limits: Limits
     speed: Speed
-    transfer: Transfer = _ETHERNET
+    transfer: Transfer = ETHERNET
 
 
 PRESETS = {
@@ -35,7 +35,7 @@ PRESETS = {
     "a10-llama2-7b": Preset(
         Limits(kv_blocks=875, max_sequences=256, max_batched_tokens=2048, max_model_tokens=4096),
         Speed(3500, decode_step_s=0.0285, decode_per_seq_s=2.5e-4, decode_per_kv_token_s=0.9e-6, adapter_load_s=0.1),
-        _ETHERNET,
+        ETHERNET,
     ),
     # 24 GB and 300 GB/s; grouped attention takes a quarter of the KV bytes.
     "l4-llama3-8b": Preset(

@@ -13,22 +13,23 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from random import Random
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from igw_sim import calls, faults, replies, tokens
+from igw_sim import calls, faults, handover, replies, splits, tokens
 from igw_sim.dialects import DIALECTS
 from igw_sim.driver import Driver, Ticket
-from igw_sim.events import Reply
+from igw_sim.events import DONE, Reply
 from igw_sim.exposition import Page
 from igw_sim.jobs import Job, plan
 from igw_sim.kept import Kept, Response
-from igw_sim.lengths import Lengths
-from igw_sim.model import Finished, Limits, Speed
+from igw_sim.model import Finished
+from igw_sim.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -45,29 +46,9 @@ _PATHS = {
     "/v1/rerank": "rerank",
     "/rerank": "rerank",
 }
+_EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _RECORD: web.RequestKey[dict[str, Any]] = web.RequestKey("record", dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One simulated engine. `ranks` is the number of data-parallel engines behind the one port."""
-
-    name: str
-    limits: Limits
-    speed: Speed
-    dialect: str = "vllm"
-    models: tuple[str, ...] = ("sim-model",)
-    adapters: tuple[str, ...] = ()
-    lengths: Lengths = field(default_factory=lambda: Lengths.parse("lognormal:128:0.7"))
-    early_headers: bool = True
-    ranks: int = 1
-    seed: int = 0
-    keep_requests: int = 1000
-    # A stream's tokens are sent so many at a time, after the first; each is an event of its own all the same.
-    write_every: int = 1
-    # What `stop` leaves to running requests, in seconds.
-    grace_s: float = 0.0
 
 
 class SimServer:
@@ -92,6 +73,7 @@ class SimServer:
         self._started = asyncio.get_running_loop().time()
         self._requests: deque[dict[str, Any]] = deque(maxlen=settings.keep_requests)
         self._number = 0
+        self._handover = handover.Handover(settings.transfer, settings.lease_s, self.faults)
         self._runner = web.AppRunner(
             self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=settings.grace_s
         )
@@ -110,6 +92,7 @@ class SimServer:
         app.router.add_get("/sim/state", self._state)
         app.router.add_get("/sim/requests", self._seen)
         app.router.add_post("/sim/fail", self._fail)
+        self._handover.mount(app)
         app.router.add_route("*", "/{path:.*}", self._not_found)
         return app
 
@@ -119,6 +102,7 @@ class SimServer:
         self._site = web.TCPSite(self._runner, host, port, reuse_port=False)
         await self._site.start()
         address: tuple[str, int] = self._runner.addresses[0][:2]
+        self._handover.open(address)
         return address
 
     async def run(self) -> None:
@@ -130,6 +114,7 @@ class SimServer:
     async def stop(self) -> None:
         """Stop listening, give running requests `grace_s` seconds, close every connection."""
         await self._runner.cleanup()
+        await self._handover.close()
 
     async def break_with(self, changes: dict[str, Any]) -> None:
         """Change what is broken; BadFault on nonsense."""
@@ -157,7 +142,7 @@ class SimServer:
     async def _middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if request.path.startswith("/sim/"):
             return await handler(request)
-        if request.path != self._dialect.path:
+        if request.path != self._dialect.path and not request.path.startswith(handover.PREFIX):
             self._record(request, await request.read())
         if self.faults.hang:
             await asyncio.sleep(_HANG_S)
@@ -214,33 +199,71 @@ class SimServer:
         self._number += 1
         settings = self.settings
         job = plan(call, f"{settings.name}-{self._number:x}", settings.limits, settings.lengths, settings.seed)
+        address = self._handover.address
+        split = splits.parse(call.halves, job.request.id, settings.dialect, settings.role, address)
         driver = min(self._drivers, key=lambda driver: driver.engine.load)
-        ticket = driver.submit(job.request)
+        if split is not None and split.room and split.keeps:
+            return await self._prefill(api, call, job, split, driver)
+        ticket = driver.submit(split.half(job.request) if split else job.request)
         try:
             if api in replies.BODIES:
                 await ticket.done()
                 return _json(replies.BODIES[api](call, job.request.id, job.request.prompt_tokens))
+            fetch = partial(self._fetch, split, driver, ticket, job.request.id)
             reply = replies.REPLIES[api](job.header(call, int(time.time())))
             if call.stream:
-                response = await self._stream(request, reply, job, ticket, reset)
+                response = await self._stream(request, reply, job, ticket, reset, fetch)
                 if ticket.finished is not None:
                     self._keep(call, job, reply, ticket.finished)
                 return response
+            await fetch()
             finished = await ticket.done()
             self._keep(call, job, reply, finished)
             if reset:
                 _reset(request.transport)
-            return _json(reply.body(job.text, job.usage(finished)))
+            body = reply.body(job.text, job.usage(finished))
+            if split is not None and split.keeps:
+                body = _with(body, "kv_transfer_params", self._handover.keep(job.request, driver))
+            return _json(body)
         finally:
-            driver.cancel(job.request.id)
+            if not self._handover.keeps(job.request.id):
+                driver.drop(job.request.id)
+
+    async def _fetch(self, split: splits.Split | None, driver: Driver, ticket: Ticket, request_id: str) -> None:
+        if split is not None and not split.keeps:
+            await self._handover.fetch(split, ticket, lambda: driver.deliver(request_id))
+
+    async def _prefill(
+        self, api: str, call: calls.Call, job: Job, split: splits.Split, driver: Driver
+    ) -> web.StreamResponse:
+        """SGLang's: one token once the KV is with the decoder."""
+        finished = await self._handover.serve(split, split.half(job.request), driver)
+        reply = replies.REPLIES[api](job.header(call, int(time.time())))
+        text, usage = job.text[: tokens.TOKEN_BYTES], job.usage(finished)
+        if not call.stream:
+            return _json(reply.body(text, usage))
+        return web.Response(body=reply.head() + reply.words(text) + reply.tail(text, usage), headers=_EVENTS)
 
     async def _stream(
-        self, request: web.Request, reply: Reply, job: Job, ticket: Ticket, reset: bool
+        self,
+        request: web.Request,
+        reply: Reply,
+        job: Job,
+        ticket: Ticket,
+        reset: bool,
+        fetch: Callable[[], Awaitable[None]],
     ) -> web.StreamResponse:
         """Send tokens as they come; those that came while the last write was under way go out together."""
-        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        response = web.StreamResponse(headers=_EVENTS)
         if self.settings.early_headers:
             await response.prepare(request)
+        try:
+            await fetch()
+        except calls.ApiError as error:
+            if not response.prepared:
+                raise
+            await response.write(b"data: " + error.body() + b"\n\n" + DONE)
+            return response
         sent = 0
         while sent < job.request.output_tokens:
             enough = min(sent + self.settings.write_every, job.request.output_tokens) if sent else 1
@@ -315,6 +338,8 @@ class SimServer:
             "served_total": self._served.total(),
             "seconds": asyncio.get_running_loop().time() - self._started,
             "faults": asdict(self.faults),
+            "role": self.settings.role,
+            "leases_expired": self._handover.expired,
             "statistics": [asdict(driver.engine.statistics()) for driver in self._drivers],
         }
         return _json(orjson.dumps(state))
@@ -340,6 +365,10 @@ class SimServer:
 
 def _json(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _with(body: bytes, name: str, value: Any) -> bytes:
+    return orjson.dumps({**orjson.loads(body), name: value})
 
 
 def _reset(transport: asyncio.Transport | None) -> None:

@@ -97,6 +97,9 @@ def encode(reply: Reply | Immediate) -> bytes:
     return _encode(reply)
 
 
+_ALWAYS_TOLD = (wire.DESTINATION_HEADER, wire.LEASE_HEADER)
+
+
 def _placement(reply: Reply) -> bytes | None:
     """The short way to write where a request goes. None: the reply says something else."""
     told = reply.metadata
@@ -105,10 +108,10 @@ def _placement(reply: Reply) -> bytes | None:
         return None
     if len(told) == 2 and not reply.clear_route_cache:
         return one_message.body_reply(destinations, lease)
-    pool = told.get(wire.POOL_HEADER)
-    if len(told) == 3 and isinstance(pool, str) and reply.clear_route_cache:
-        return one_message.body_reply(destinations, lease, pool)
-    return None
+    rest = [(name, value) for name, value in told.items() if name not in _ALWAYS_TOLD and isinstance(value, str)]
+    if len(rest) + len(_ALWAYS_TOLD) != len(told):
+        return None
+    return one_message.body_reply(destinations, lease, rest, reply.clear_route_cache)
 
 
 def _encode(reply: Reply) -> bytes:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from igw_api import wire
 from igw_extproc import codec, openai
 from igw_extproc.admission import Admission, Place
-from igw_extproc.director import Director, Flight, Placed, Unseen
+from igw_extproc.director import Director, Placed, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
+from igw_extproc.flight import Flight
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # An unknown model name is the client's text: it must not become a label, of which there is no end.
 _NO_MODEL = ""
 # As text: an enum's members hash in Python code, for every request.
+_PREFILL_OUTCOMES = (wire.PREFILLED_REMOTELY, wire.PREFILLED_LOCALLY, wire.PREFILL_FAILED)
 _PLACED, _PASSED = Outcome.PLACED.value, Outcome.PASSED.value
 # More than any engine's usage object with all its details.
 _USAGE_BYTES = 1024
@@ -67,7 +69,7 @@ class Process(Conversation):
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
         self._call = call
-        self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign)
+        self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign, picker.director.is_curious)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
         self._waits: Place | None = None
@@ -196,6 +198,8 @@ class Process(Conversation):
         if flight is None:
             return
         flight.responded(response)
+        if response.prefill is not None:
+            self._prefilled(flight, response.prefill)
         if response.whole and response.status < 400:
             self._first_byte(flight)
         address = flight.first_choice.endpoint.address
@@ -206,20 +210,33 @@ class Process(Conversation):
         if flight.moved or response.status in (502, 503, 504):
             picker.suspect(address)
 
+    def _prefilled(self, flight: Flight, outcome: str) -> None:
+        """The sidecar told who computed the prompt."""
+        picker = self._picker
+        if outcome in _PREFILL_OUTCOMES:
+            picker.telemetry.prefills[(flight.pool, outcome)] += 1
+        prefiller = flight.prefilled(outcome == wire.PREFILLED_REMOTELY, picker.clock())
+        if prefiller is not None and outcome == wire.PREFILL_FAILED:
+            picker.suspect(prefiller.endpoint.address)
+
     def _chunk(self, chunk: Chunk) -> None:
         flight = self._flight
         if flight is None:
             return
         self._first_byte(flight)
         if self._exchange.observer:
+            # The beginning of a response is all of it, if it is short and no stream.
+            usage = openai.read_usage(chunk.body) if b'"usage"' in chunk.body else None
+            if usage is not None:
+                flight.counted(usage)
             return
         window = self._tail + chunk.body
         if b'"usage"' in window:
             self._usage = openai.read_usage(window) or self._usage
         self._tail = window[-_USAGE_BYTES:]
         if chunk.end_of_stream and self._usage is not None:
-            flight.answer_tokens = self._usage.completion
             self._picker.telemetry.saw_usage(flight.pool, self._usage)
+            flight.counted(self._usage)
 
     def _first_byte(self, flight: Flight) -> None:
         now = self._picker.clock()

@@ -29,9 +29,10 @@ from igw_api.objects import (
 )
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
+from igw_api.split import Split
 from igw_extproc.domain import Endpoint
 from igw_extproc.errors import NoEndpoints, UnknownModel
-from igw_extproc.scheduling.policies import POLICIES
+from igw_extproc.scheduling.policies import POLICIES, SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class PoolView:
     rules: tuple[RewriteRule, ...] = ()
     queue: Queue | None = None  # None: requests do not wait with us
     shadow: Shadow | None = None
+    split: Split | None = None  # None: one endpoint serves a whole request, placed by `policy`
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
 
     @property
@@ -230,7 +232,7 @@ class Datastore:
     def _policy(self, policy: Policy | None) -> str:
         """The name of its scheduling policy."""
         name = policy.scheduling if policy is not None else None
-        if name is None or self._knows(name):
+        if name is None or name in SPLITS or self._knows(name):
             return name or self._default_policy
         return self._default_policy
 
@@ -255,11 +257,19 @@ class Datastore:
             policy=self._policy(policy),
             queue=policy.queue if policy is not None else None,
             shadow=self._shadow(policy),
+            split=_split(policy),
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),
             unseen=unseen,
         )
+
+
+def _split(policy: Policy | None) -> Split | None:
+    """How the pool divides requests. An operator that does not say more than the name means the defaults."""
+    if policy is None or policy.split is not None or policy.scheduling not in SPLITS:
+        return policy.split if policy is not None else None
+    return Split(dynamic=policy.scheduling == SPLITS[1])
 
 
 def _base(route: str | None) -> str:

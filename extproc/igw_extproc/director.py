@@ -6,108 +6,34 @@ Pure but for the state it is given (datastore, ledgers, prefix index): `now` and
 
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from igw_api import wire
+from igw_api.split import PrefillFailure
 from igw_extproc import openai
-from igw_extproc.answers import Answers, streamed_tokens
+from igw_extproc.allowance import able, named, shed, why_none
+from igw_extproc.answers import Answers
 from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
-from igw_extproc.errors import BadRequest, NoEndpoints, Saturated
-from igw_extproc.flowcontrol.saturation import saturation
-from igw_extproc.inflight import Ledger, Ledgers
-from igw_extproc.messages import ROUTE_ATTRIBUTE, Arrived, Placement, Responded
-from igw_extproc.scheduling.filters import candidates
+from igw_extproc.errors import BadRequest, NoEndpoints
+from igw_extproc.flight import Flight
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
+from igw_extproc.messages import Arrived, Placement
+from igw_extproc.request_headers import RequestHeaders
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
 from igw_extproc.scheduling.shadow import Shadow, Shadows
+from igw_extproc.scheduling.split import SplitScheduler, SplitStatistics, prefill_headers
 from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, with_id
 
 log = logging.getLogger(__name__)
 
 _PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
-
-
-class Flight:
-    """One placed request until it ends: its share of the load, and what it met on the way.
-
-    Every method may be called at any time and in any order; `ended` closes it once and for all. The lease tells the
-    prefix index what was learnt: the endpoint holds the prompt once it answers with a first byte, or without our
-    seeing responses, once the request has ended.
-    """
-
-    __slots__ = (
-        "_ledgers",
-        "_step",
-        "answer_tokens",
-        "decision",
-        "first_byte_at",
-        "lease_id",
-        "model",
-        "moved",
-        "open",
-        "placed_at",
-        "pool",
-        "response_id",
-        "status",
-        "streams",
-    )
-
-    def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
-        self.lease_id = lease_id
-        self.pool = pool
-        self.model = model
-        self.decision = decision
-        self.placed_at = now
-        self.response_id = ""  # what we called the response that it asks for
-        self.first_byte_at: float | None = None
-        self.status = 0  # 0: not seen
-        self.streams = False  # whether the answer comes token by token
-        self.answer_tokens = 0  # as the engine has it; 0: not seen
-        self.moved = False
-        self.open = True
-        self._ledgers = ledgers
-        self._step: float | None = None  # seconds for a token when the answer began
-
-    @property
-    def first_choice(self) -> Ledger:
-        """The endpoint that was named first."""
-        return self.decision.order[0]
-
-    def responded(self, response: Responded) -> None:
-        """An engine answered, perhaps another than the one named first: the load goes to the one that did."""
-        if not self.open:
-            return
-        self.status = response.status
-        served = self._ledgers.get(response.served) if response.served else None
-        if served is not None and served is not self.first_choice:
-            self.moved = True
-            self.decision.lease.moved_to(served)
-
-    def first_byte(self, now: float) -> float | None:
-        """A byte of the response's body passed. Returns seconds since the pick, the first time only."""
-        if not self.open or self.first_byte_at is not None:
-            return None
-        self.first_byte_at = now
-        self._step = self.decision.lease.ledger.decode.step
-        self.decision.lease.first_byte(now, succeeded=self.status < 400)
-        return now - self.placed_at
-
-    def length(self, now: float) -> float | None:
-        """Tokens of the answer that ends now, as far as that can be told."""
-        if self.answer_tokens:
-            return self.answer_tokens
-        step = self.decision.lease.ledger.decode.step
-        if not self.streams or self.first_byte_at is None or not step or self.status >= 400:
-            return None
-        return streamed_tokens(now - self.first_byte_at, self._step, step)
-
-    def ended(self, now: float) -> None:
-        """The request is over."""
-        self.open = False
-        self.decision.lease.close(now, succeeded=self.status < 400)
+# Engines take the parameters of a moved prompt with these.
+_DIVISIBLE = frozenset({openai.Api.CHAT, openai.Api.COMPLETIONS})
 
 
 class Unseen(Exception):
@@ -134,7 +60,7 @@ class _Serving:
 
     view: PoolView
     ledgers: tuple[Ledger, ...]
-    scheduler: Scheduler
+    scheduler: Scheduler | SplitScheduler
 
 
 class Wish(NamedTuple):
@@ -190,14 +116,28 @@ class Director:
         self._serving = {}
         for name, view in self._datastore.views.items():
             known = before.get(name)
-            scheduler = known.scheduler if known is not None else Scheduler(POLICIES[view.policy], self._index)
-            scheduler.policy = POLICIES[view.policy]
-            scheduler.onlooker = self._shadow(view)
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
+            scheduler = self._scheduler(view, ledgers, known.scheduler if known is not None else None)
             self._serving[name] = _Serving(view, ledgers, scheduler)
         self._answers.keep(self._serving)
         shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
         self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
+
+    def _scheduler(
+        self, view: PoolView, ledgers: tuple[Ledger, ...], known: Scheduler | SplitScheduler | None
+    ) -> Scheduler | SplitScheduler:
+        """The one that is known goes on by the view's policy, if it is of that kind."""
+        if view.split is not None:
+            split = known if isinstance(known, SplitScheduler) else SplitScheduler(view.split, self._index)
+            split.configure(view.split)
+            split.doubts = self._ledgers.doubts
+            split.serve(ledgers)
+            return split
+        single = known if isinstance(known, Scheduler) else Scheduler(POLICIES[view.policy], self._index)
+        single.policy = POLICIES[view.policy]
+        single.onlooker = self._shadow(view)
+        single.doubts = self._ledgers.doubts
+        return single
 
     def place(self, request: Arrived, now: float) -> Placed:
         """Decide where `request` goes and reserve its share there. Raises RoutingError and Unseen."""
@@ -205,7 +145,7 @@ class Director:
 
     def read(self, request: Arrived) -> Wish:
         """What `request` asks for, and who may serve it now. Raises RoutingError."""
-        header = _Headers(request)
+        header = RequestHeaders(request)
         route = self._datastore.route(header.route)
         reading = openai.read(header.path, header.content_type, request.body, request.complete)
         previous = reading.previous or named_in(header.path) or ""
@@ -222,6 +162,7 @@ class Director:
         model = asked if asked is not None and asked in view.models else ""
         expected = self._answers.expected(view.name, model)
         ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
+        allowed = able(serving.scheduler, view.name, allowed, ask)
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
         pool = view.name if route.announce else None
         streams = reading.stream
@@ -230,7 +171,7 @@ class Director:
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
         if wish.ask.priority < 0 and wish.allowed and wish.serving.view.queue is None:
-            _shed(wish.allowed)
+            shed(wish.allowed)
         ask = wish.ask
         if wish.session is not None:
             ask = ask._replace(stay=self._homes.sessions.find(wish.session, now))
@@ -239,12 +180,13 @@ class Director:
         view = wish.serving.view
         if decision is None:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
-            raise _why_none(view, wish.subset, instead, wish.model)
+            raise Unseen(view.name, wish.model, instead) if view.opens_unseen else why_none(view, wish.subset)
         flight = self._fly(view, wish.model, decision, now)
         flight.streams = wish.streams
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
         body = self._with_id(wish, flight)
-        placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced)
+        told = prefill_headers(view.split, decision)
+        placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
         sticks = self._homes.stuck(wish.previous, wish.serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
 
@@ -253,7 +195,8 @@ class Director:
         serving = self._serving.get(wish.serving.view.name)
         if serving is None:
             raise NoEndpoints("The pool of this request is gone.")
-        return wish._replace(serving=serving, allowed=self._allowed(serving, wish.subset, wish.previous))
+        allowed = self._allowed(serving, wish.subset, wish.previous)
+        return wish._replace(serving=serving, allowed=able(serving.scheduler, serving.view.name, allowed, wish.ask))
 
     def moved(self, flight: Flight, address: str) -> None:
         """A retry took it there: its response is kept there too."""
@@ -268,11 +211,27 @@ class Director:
     def open_to(self, pool: str) -> list[Ledger]:
         """Who may be chosen in that pool now, without any subset. None, if there is no such pool."""
         serving = self._serving.get(pool)
-        return candidates(serving.ledgers) if serving is not None else []
+        if serving is None:
+            return []
+        allowed = serving.scheduler.candidates(serving.ledgers)
+        return [] if serving.scheduler.missing(allowed) is PrefillFailure.QUEUE else allowed
+
+    def splits(self) -> Mapping[str, SplitStatistics]:
+        """The numbers of pools that divide requests, by name."""
+        schedulers = ((name, one.scheduler) for name, one in self._serving.items())
+        return {name: one.statistics() for name, one in schedulers if isinstance(one, SplitScheduler)}
 
     def is_foreign(self, route: str | None) -> bool:
         """Whether requests on a route of this name are none of ours."""
         return self._datastore.is_foreign(route)
+
+    def is_curious(self, lease: str | None) -> bool:
+        """Whether what the engine found in its cache for this request shall be looked for in its response.
+
+        One in eight of those that were expected to find something: it costs a message each.
+        """
+        flight = self.flights.get(lease or "")
+        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
@@ -293,7 +252,7 @@ class Director:
 
     def _allowed(self, serving: _Serving, subset: tuple[str, ...] | None, previous: str) -> list[Ledger]:
         """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
-        allowed = candidates(serving.ledgers, _named(subset, serving.ledgers))
+        allowed = serving.scheduler.candidates(serving.ledgers, named(subset, serving.ledgers))
         home = self._homes.of(previous, allowed) if previous else None
         return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
@@ -321,44 +280,7 @@ class Director:
         return flight
 
 
-class _Headers:
-    """The few headers that matter, from the headers message or, in the one-message mode, from attributes."""
-
-    __slots__ = ("content_type", "model", "objective", "path", "rewrite", "route", "session")
-
-    def __init__(self, request: Arrived) -> None:
-        headers, attributes = request.headers, request.attributes
-        self.route = attributes.get(ROUTE_ATTRIBUTE)
-        if headers:
-            self.path = headers.get(":path")
-            self.content_type = headers.get("content-type")
-            self.model = headers.get(wire.MODEL_HEADER)
-            self.objective = headers.get(wire.OBJECTIVE_HEADER)
-            self.rewrite = headers.get(wire.MODEL_REWRITE_HEADER)
-            self.session = headers.get(wire.SESSION_HEADER)
-        else:
-            self.path = attributes.get("request.path")
-            self.content_type = attributes.get(_CONTENT_TYPE)
-            self.model = attributes.get(_MODEL)
-            self.objective = attributes.get(_OBJECTIVE)
-            self.rewrite = attributes.get(_REWRITE)
-            self.session = attributes.get(_SESSION)
-
-
-_CONTENT_TYPE = "request.headers['content-type']"
-_MODEL = f"request.headers['{wire.MODEL_HEADER}']"
-_OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
-_REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
-_SESSION = f"request.headers['{wire.SESSION_HEADER}']"
-
-
-def _shed(allowed: list[Ledger]) -> None:
-    """Sheddable work is refused while the pool is full. Raises Saturated."""
-    if saturation(allowed) >= 1.0:
-        raise Saturated("All engines are busy, and this model's requests are sheddable. Try again later.")
-
-
-def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, complete: bool) -> str | None:
+def _model_name(reading: openai.Reading, header: RequestHeaders, view: PoolView, complete: bool) -> str | None:
     """The model asked for: in the body, else in the header, else the pool's only one if the body cannot tell."""
     name = reading.model or header.model or None
     if name is None and reading.api is not openai.Api.OPAQUE:
@@ -366,30 +288,6 @@ def _model_name(reading: openai.Reading, header: _Headers, view: PoolView, compl
             raise BadRequest("The body has no `model`. Name the model that shall answer.")
         return view.only_model
     return name
-
-
-def _named(subset: tuple[str, ...] | None, ledgers: tuple[Ledger, ...]) -> set[str] | None:
-    """The addresses that a subset hint means: a host without a port stands for all of its ports."""
-    if subset is None:
-        return None
-    named = set(subset)
-    hosts = {one.strip("[]") for one in named if one.count(":") != 1 and "]:" not in one}
-    if hosts:
-        addresses = (ledger.endpoint.address for ledger in ledgers)
-        named.update(address for address in addresses if address.rpartition(":")[0].strip("[]") in hosts)
-    return named
-
-
-def _why_none(view: PoolView, subset: tuple[str, ...] | None, instead: Placement, model: str) -> NoEndpoints | Unseen:
-    """`instead`: what to tell the proxy where it may choose itself."""
-    if view.opens_unseen:
-        return Unseen(view.name, model, instead)
-    if not view.endpoints:
-        return NoEndpoints(f"The pool {view.name} has no endpoints. Try again later.")
-    if subset is not None:
-        listed = f"None of the {len(subset)} endpoints allowed for this request"
-        return NoEndpoints(f"{listed} is available in the pool {view.name}.")
-    return NoEndpoints(f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers. Try again later.")
 
 
 def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
@@ -404,7 +302,7 @@ def _ask(
     reading: openai.Reading,
     resolved: Resolved,
     adapter: str | None,
-    scheduler: Scheduler,
+    scheduler: Scheduler | SplitScheduler,
     body_bytes: int,
     expected: int,
 ) -> Ask:
@@ -414,7 +312,8 @@ def _ask(
     produces = 0 if reading.api in _PRODUCES_NOTHING else expected
     output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
     prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
-    return Ask(target, prompt, output, prefix, adapter, resolved.priority)
+    divisible = reading.api in _DIVISIBLE
+    return Ask(target, prompt, output, prefix, adapter, resolved.priority, divisible=divisible)
 
 
 def _rewritten(reading: openai.Reading, asked: str | None, target: str | None) -> bytes | None:

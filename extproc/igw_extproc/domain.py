@@ -48,6 +48,10 @@ class EngineLoad:
     kv_capacity_tokens: int | None = None
     prompt_tokens_total: float | None = None
     generation_tokens_total: float | None = None
+    caches_prefixes: bool = True  # False: it says that it does not
+    cache_hits_total: float | None = None  # tokens (or blocks) that it looked up in its prefix cache and found
+    cache_queries_total: float | None = None  # those it looked up
+    cache_hit_rate: float | None = None  # 0..1, of the last moments; where it tells no totals
     max_adapters: int | None = None
     running_adapters: frozenset[str] = frozenset()
     waiting_adapters: frozenset[str] = frozenset()
@@ -88,3 +92,4 @@ class Ask(NamedTuple):
     adapter: str | None = None
     priority: int = 0
     stay: Stay | None = None
+    divisible: bool = True  # whether another endpoint may compute its prompt

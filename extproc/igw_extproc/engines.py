@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from igw_api import wire
 from igw_extproc.domain import EngineKind, EngineLoad
@@ -49,6 +49,10 @@ class Names:
     used: Product = ()  # tokens in use: gives usage or capacity where only the other is published
     prompt_tokens: Series | None = None
     generation_tokens: Series | None = None
+    cache_hits: tuple[Series, ...] = ()  # the first that is present; the next likewise
+    cache_queries: tuple[Series, ...] = ()
+    cache_hit_rate: Series | None = None
+    uncached: tuple[bytes, bytes] | None = None  # a metric, and the label on it that says that no prefix is cached
     adapters: Series | None = None
     rank: str | None = None  # the label that tells apart the data parallel engines behind one port
     mirrored: bool = False  # whether a rank's series repeat for each of its shards, with the same value
@@ -68,6 +72,10 @@ def _vllm() -> Names:
         ),
         prompt_tokens=Series(b"vllm:prompt_tokens_total"),
         generation_tokens=Series(b"vllm:generation_tokens_total"),
+        cache_hits=(Series(b"vllm:prefix_cache_hits_total"), Series(b"vllm:gpu_prefix_cache_hits_total")),
+        cache_queries=(Series(b"vllm:prefix_cache_queries_total"), Series(b"vllm:gpu_prefix_cache_queries_total")),
+        cache_hit_rate=Series(b"vllm:gpu_prefix_cache_hit_rate"),
+        uncached=(cache, b'enable_prefix_caching="False"'),
         adapters=Series(b"vllm:lora_requests_info"),
         rank="engine",
     )
@@ -84,6 +92,9 @@ def _sglang() -> Names:
         capacity=((Series(b"sglang:max_total_num_tokens"),),),
         prompt_tokens=Series(b"sglang:prompt_tokens_total"),
         generation_tokens=Series(b"sglang:generation_tokens_total"),
+        cache_hits=(Series(b"sglang:cached_tokens_total"),),
+        cache_queries=(Series(b"sglang:prompt_tokens_total"),),
+        cache_hit_rate=Series(b"sglang:cache_hit_rate"),
         rank="dp_rank",
         mirrored=True,  # tensor, pipeline and expert ranks may each publish
     )
@@ -132,6 +143,7 @@ def _trtllm_serve() -> Names:
         used=(Series(b"trtllm_kv_cache_used_blocks"), per_block),
         prompt_tokens=Series(b"trtllm_prompt_tokens_total"),
         generation_tokens=Series(b"trtllm_generation_tokens_total"),
+        cache_hit_rate=Series(b"trtllm_kv_cache_hit_rate"),
     )
 
 
@@ -207,6 +219,7 @@ def _load(text: bytes, names: Names, started_at: float | None) -> EngineLoad:
         kv_capacity_tokens=capacity,
         prompt_tokens_total=_total(text, names.prompt_tokens),
         generation_tokens_total=_total(text, names.generation_tokens),
+        **_reuse(text, names),
         max_adapters=max_adapters,
         running_adapters=running_adapters,
         waiting_adapters=waiting_adapters,
@@ -224,6 +237,38 @@ def _cache(text: bytes, names: Names) -> tuple[float | None, int | None]:
     if not usage:
         usage = {rank: used[rank] / tokens for rank, tokens in capacity.items() if tokens > 0 and rank in used}
     return _mean(usage, capacity), round(sum(capacity.values())) or None
+
+
+class _Reuse(TypedDict):
+    caches_prefixes: bool
+    cache_hits_total: float | None
+    cache_queries_total: float | None
+    cache_hit_rate: float | None
+
+
+def _reuse(text: bytes, names: Names) -> _Reuse:
+    """What the prefix cache is good for. A rate that has never been (SGLang and vLLM write -1) is none."""
+    hits = next((total for one in names.cache_hits if (total := _total(text, one)) is not None), None)
+    queries = next((total for one in names.cache_queries if (total := _total(text, one)) is not None), None)
+    rates = _rates(text, names.cache_hit_rate) if hits is None else []
+    return _Reuse(
+        caches_prefixes=names.uncached is None or not _has(text, *names.uncached),
+        cache_hits_total=hits,
+        cache_queries_total=queries if hits is not None else None,
+        cache_hit_rate=sum(rates) / len(rates) if rates else None,
+    )
+
+
+def _has(text: bytes, name: bytes, label: bytes) -> bool:
+    """Whether the last sample of that metric has the label. Constants stand near a page's end, and their labels are
+    many."""
+    at = text.rfind(b"\n" + name)
+    return at >= 0 and label in text[at + 1 :].partition(b"\n")[0]
+
+
+def _rates(text: bytes, series: Series | None) -> list[float]:
+    found = samples(text, series.name) if series is not None else []
+    return [sample.value for sample in found if 0.0 <= sample.value <= 1.0]
 
 
 def _mean(usage: Mapping[str, float], capacity: Mapping[str, float]) -> float | None:

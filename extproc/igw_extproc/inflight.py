@@ -10,10 +10,10 @@ scheduler reserves, the stream's end closes the lease.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from igw_extproc.cache_trust import CacheTrust, Expected
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.speeds import PREFILL_S, STEP_S, Decode, Prefill
 
@@ -53,6 +53,7 @@ class Mark(NamedTuple):
     kv_tokens: int
     backlog_tokens: int
     sequence: int
+    expected: Expected = Expected()
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +80,8 @@ class Ledger:
     prefill_s: float = PREFILL_S  # seconds for one prompt token
     prefill: Prefill = field(default_factory=Prefill)
     decode: Decode = field(default_factory=Decode)
+    trust: CacheTrust = field(default_factory=CacheTrust)
+    doubts: dict[int, float] = field(default_factory=dict)  # by slot: those whose `trust` is below 1
     _kv_tokens: int = 0
     _backlog_tokens: int = 0
     _other_kv: float = 0.0
@@ -97,13 +100,24 @@ class Ledger:
         """Bring the derived numbers in line."""
         self._settle()
 
-    def reserve(self, ask: Ask, cached_tokens: int, now: float, expectation: Expectation | None = None) -> "Lease":
-        """Count `ask` against this endpoint, before the caller yields to the event loop."""
-        return Lease(self, ask, cached_tokens, now, expectation)
+    def reserve(
+        self,
+        ask: Ask,
+        cached_tokens: int,
+        now: float,
+        expectation: Expectation | None = None,
+        matched_tokens: int | None = None,
+    ) -> "Lease":
+        """Count `ask` against this endpoint, before the caller yields to the event loop.
+
+        `matched_tokens`: what the prefix index says of the cache, before trust; by default `cached_tokens`.
+        """
+        return Lease(self, ask, cached_tokens, now, expectation, matched_tokens)
 
     def scrape_started(self) -> Mark:
         """What is in flight now; hand it back with the engine's answer."""
-        return Mark(self, self.requests, self._kv_tokens, self._backlog_tokens, self._sequence)
+        expected = self.trust.expected
+        return Mark(self, self.requests, self._kv_tokens, self._backlog_tokens, self._sequence, expected)
 
     def scraped(self, mark: Mark, load: EngineLoad, now: float) -> None:
         """Take the engine's word, as of the moment the scrape began."""
@@ -118,6 +132,8 @@ class Ledger:
             self._drop_engine_word()
         else:
             self._take_engine_word(mark, load)
+            self.trust.told(mark.expected, load)
+            self.doubt()
         self._settle()
 
     def unreachable(self, reason: str) -> None:
@@ -156,6 +172,18 @@ class Ledger:
             used = ((before.kv_usage or 0.0) + (load.kv_usage or 0.0)) / 2
             prefill_s = computed * self.prefill_s if load.waiting < 1.0 else math.inf
             self.decode.observed(now - self.scraped_at, tokens, sequences, used, prefill_s)
+
+    def doubt(self) -> None:
+        """Say for the prefix index what it is worth here."""
+        if self.trust.value < 1.0:
+            self.doubts[self.slot] = self.trust.value
+        else:
+            self.doubts.pop(self.slot, None)
+
+    def forget_cache(self) -> None:
+        """Another process, with a cache of its own: nothing is known of it."""
+        self.trust = CacheTrust()
+        self.doubt()
 
     def _take_engine_word(self, mark: Mark, load: EngineLoad) -> None:
         self._other_requests = load.running + load.waiting - mark.requests
@@ -242,15 +270,23 @@ class Lease:
         "backlog_tokens",
         "kv_tokens",
         "ledger",
+        "matched_tokens",
         "reserved_at",
         "sequence",
         "uncached_tokens",
     )
 
     def __init__(
-        self, ledger: Ledger, ask: Ask, cached_tokens: int, now: float, expectation: Expectation | None
+        self,
+        ledger: Ledger,
+        ask: Ask,
+        cached_tokens: int,
+        now: float,
+        expectation: Expectation | None,
+        matched_tokens: int | None = None,
     ) -> None:
         self.ledger = ledger
+        self.matched_tokens = cached_tokens if matched_tokens is None else matched_tokens
         self.ask = ask
         self.reserved_at = now
         self.sequence = 0
@@ -285,10 +321,16 @@ class Lease:
             return
         self.ledger._remove(self)
         self.ledger = other
+        self.matched_tokens = 0
         self._charge(0)
         self._ahead = 0  # it was not there all the time
         if self._expectation is not None:
             self._expectation = self._expectation.moved(other.slot, other.kv_capacity)
+
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The engine's own count for this request: how much of its prompt it found in its cache."""
+        self.ledger.trust.counted(self.ask.prompt_tokens, self.matched_tokens, prompt_tokens, cached_tokens)
+        self.ledger.doubt()
 
     def _charge(self, cached_tokens: int) -> None:
         ask = self.ask
@@ -308,119 +350,7 @@ class Lease:
         if expectation is None:
             return
         if succeeded:
+            self.ledger.trust.answered(self.ask.prompt_tokens, self.matched_tokens)
             expectation.confirm()
         else:
             expectation.withdraw()
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerStatistics:
-    """One ledger's numbers at one moment, for telemetry and explanations."""
-
-    address: str
-    available: bool
-    unreachable_reason: str | None
-    engine: EngineKind | None
-    scraped_at: float | None
-    requests: int
-    queued: float
-    kv_tokens: float
-    kv_capacity: int
-    backlog_tokens: float
-
-
-class Ledgers:
-    """The ledgers of all known endpoints, by address; the scraper's sink.
-
-    `gone(slot)` is called when what an endpoint held in its cache is lost: it restarted, or left. A slot is given to
-    another endpoint only after that. `changed()` is called after each good scrape: there may be room. Unknown
-    addresses are ignored: an endpoint may leave during its scrape.
-    """
-
-    def __init__(self, gone: Callable[[int], None] | None = None, changed: Callable[[], None] | None = None) -> None:
-        self._gone = gone if gone is not None else _ignore
-        self._changed = changed if changed is not None else _nothing
-        self._by_address: dict[str, Ledger] = {}
-        self._free_slots: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._by_address)
-
-    def __iter__(self) -> Iterator[Ledger]:
-        return iter(self._by_address.values())
-
-    def get(self, address: str) -> Ledger | None:
-        """The ledger of `address`; None for one that is not known."""
-        return self._by_address.get(address)
-
-    def select(self, addresses: Iterable[str]) -> tuple[Ledger, ...]:
-        """The known ones of `addresses`, in their order: a pool's ledgers."""
-        known = self._by_address
-        return tuple(known[address] for address in addresses if address in known)
-
-    def sync(self, endpoints: Collection[Endpoint]) -> None:
-        """Make the table hold exactly these. Leases at an endpoint that left still close, on the ledger they hold."""
-        wanted = {endpoint.address: endpoint for endpoint in endpoints}
-        for address in self._by_address.keys() - wanted.keys():
-            ledger = self._by_address.pop(address)
-            ledger.available = False
-            self._gone(ledger.slot)
-            self._free_slots.append(ledger.slot)
-        for address, endpoint in wanted.items():
-            known = self._by_address.get(address)
-            if known is not None:
-                known.endpoint = endpoint
-                continue
-            slot = self._free_slots.pop() if self._free_slots else len(self._by_address)
-            self._by_address[address] = Ledger(endpoint, slot)
-
-    def scrape_started(self, address: str) -> Mark | None:
-        """See `Ledger.scrape_started`; None for an unknown address."""
-        ledger = self._by_address.get(address)
-        return ledger.scrape_started() if ledger is not None else None
-
-    def scraped(self, address: str, mark: object, load: EngineLoad, now: float) -> None:
-        """See `Ledger.scraped`. A mark of an earlier ledger at the same address is ignored."""
-        ledger = self._by_address.get(address)
-        if ledger is not None and isinstance(mark, Mark) and mark.ledger is ledger:
-            ledger.scraped(mark, load, now)
-            self._changed()
-
-    def unreachable(self, address: str, reason: str, now: float) -> None:
-        """See `Ledger.unreachable`."""
-        ledger = self._by_address.get(address)
-        if ledger is not None:
-            ledger.unreachable(reason)
-
-    def restarted(self, address: str) -> None:
-        """The engine is a new process: its cache is empty."""
-        ledger = self._by_address.get(address)
-        if ledger is not None:
-            self._gone(ledger.slot)
-
-    def statistics(self) -> tuple[LedgerStatistics, ...]:
-        """Every ledger's numbers now."""
-        return tuple(_statistics(ledger) for ledger in self._by_address.values())
-
-
-def _statistics(ledger: Ledger) -> LedgerStatistics:
-    return LedgerStatistics(
-        address=ledger.endpoint.address,
-        available=ledger.available,
-        unreachable_reason=ledger.unreachable_reason,
-        engine=ledger.load.engine if ledger.load is not None else None,
-        scraped_at=ledger.scraped_at,
-        requests=ledger.requests,
-        queued=ledger.queued,
-        kv_tokens=ledger.kv_tokens,
-        kv_capacity=ledger.kv_capacity,
-        backlog_tokens=ledger.backlog_tokens,
-    )
-
-
-def _ignore(slot: int) -> None:
-    """Nobody keeps anything by slot."""
-
-
-def _nothing() -> None:
-    """Nobody waits for a change."""

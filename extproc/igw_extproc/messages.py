@@ -69,7 +69,8 @@ class Responded(NamedTuple):
     status: int
     served: str | None
     lease: str | None  # only from the first-byte filter, whose stream is another than the request's
-    whole: bool = False  # no chunk of it will be shown: its first byte is now
+    whole: bool = False  # it is no stream: its first byte is now
+    prefill: str | None = None  # who computed the prompt, in the sidecar's words
 
 
 class Chunk(NamedTuple):
@@ -128,6 +129,7 @@ class Placement(NamedTuple):
     body: bytes | None = None
     restore_model: tuple[str, str] | None = None  # (name in the response, name the client used)
     pool: str | None = None  # to be told to the proxy, which routes once more by it
+    headers: tuple[tuple[str, str], ...] = ()  # what else the endpoint is told
 
 
 class Step(NamedTuple):

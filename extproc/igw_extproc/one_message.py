@@ -6,6 +6,7 @@ response headers) are looked up by their bytes, and the answer is put together f
 like the common case is left to protobuf. A test holds both ways to the same results.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from igw_api import wire
@@ -88,14 +89,14 @@ _PASSES = field(3, field(1, b""))  # request_body: an empty CommonResponse
 _ROUTES_ANEW = field(3, field(1, b"\x28\x01"))  # one with clear_route_cache
 
 
-def body_reply(destinations: str, lease: str, pool: str | None = None) -> bytes:
+def body_reply(destinations: str, lease: str, rest: Iterable[tuple[str, str]] = (), routes_anew: bool = False) -> bytes:
     """A ProcessingResponse that lets the request body pass and carries the texts as dynamic metadata.
 
-    With `pool` that is told too, and the proxy chooses its route once more.
+    `rest`: names and values that come again and again. `routes_anew`: the proxy chooses its route once more.
     """
     # Destinations come again and again; a lease is told once.
     entries = _entry(wire.DESTINATION_HEADER, destinations) + field(1, _LEASE + field(2, field(3, lease.encode())))
-    if pool is not None:
-        entries += _entry(wire.POOL_HEADER, pool)
-    head = _PASSES if pool is None else _ROUTES_ANEW
+    for name, value in rest:
+        entries += _entry(name, value)
+    head = _ROUTES_ANEW if routes_anew else _PASSES
     return head + field(8, field(1, _LB + field(2, field(5, entries))))

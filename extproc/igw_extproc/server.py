@@ -24,9 +24,10 @@ from igw_extproc.director import Director
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
-from igw_extproc.inflight import Ledgers, LedgerStatistics
+from igw_extproc.ledgers import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
+from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources import files, kube_access, kubernetes
@@ -186,6 +187,9 @@ class _Snapshots:
 
     def queues(self) -> Mapping[str, QueueStatistics]:
         return self._parts.admission.statistics(self._parts.clock())
+
+    def splits(self) -> Mapping[str, SplitStatistics]:
+        return self._parts.director.splits()
 
     def shadows(self) -> Mapping[str, ShadowStatistics]:
         return self._parts.director.shadows.statistics()

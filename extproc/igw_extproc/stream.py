@@ -58,19 +58,21 @@ _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 
 
-def _none_is_foreign(_route: str | None) -> bool:
+def _none(_name: str | None) -> bool:
     return False
 
 
 class Exchange:
     """The conversation about one request. `limit` bounds the body bytes held in full-duplex mode.
 
-    `foreign` tells by its name whether a route is none of ours.
+    `foreign` tells by its name whether a route is none of ours; `curious`, by its lease, whether the first-byte filter
+    shall see the beginning of a response that is no stream.
     """
 
     __slots__ = (
         "_arrived",
         "_chunks",
+        "_curious",
         "_first",
         "_foreign",
         "_held",
@@ -84,9 +86,15 @@ class Exchange:
         "observer",
     )
 
-    def __init__(self, limit: int, foreign: Callable[[str | None], bool] = _none_is_foreign) -> None:
+    def __init__(
+        self,
+        limit: int,
+        foreign: Callable[[str | None], bool] = _none,
+        curious: Callable[[str | None], bool] = _none,
+    ) -> None:
         self._limit = limit
         self._foreign = foreign
+        self._curious = curious
         self._first: Message | None = None
         self._mode = self._response_mode = BodyMode.NONE
         self._chunks: list[bytes] = []
@@ -220,12 +228,23 @@ class Exchange:
         status = _number(message.headers.get(":status") or message.attributes.get("response.code"))
         served = message.served or message.attributes.get("upstream.address")
         lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
+        prefill = message.headers.get(wire.PREFILL_OUTCOME_HEADER)
         if self.observer:
-            return _observed(message, Responded(status, served, lease))
+            return self._observed(message, Responded(status, served, lease, prefill=prefill))
         if self._response is None:
             self._response = _Response(self._response_mode, None)
         self._response.began(message.headers.get("content-type", ""))
-        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease))
+        return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease, prefill=prefill))
+
+    def _observed(self, message: Message, response: Responded) -> Step:
+        """The first-byte filter's headers. Only a stream that goes well has a first byte later than its headers."""
+        passes = PASSES[Part.RESPONSE_HEADERS]
+        if response.lease and response.status < 400 and not message.end_of_stream:
+            if message.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                return Step((passes,), response)
+            if self._curious(response.lease):
+                return Step((passes,), response._replace(whole=True))
+        return Step((passes, _FINISH), response._replace(whole=True))
 
     def _response_body(self, message: Message) -> Step:
         notice = Chunk(message.body, message.end_of_stream)
@@ -248,14 +267,6 @@ def _switches_protocols(headers: Mapping[str, str]) -> bool:
     if headers.get(":method") == "CONNECT":
         return True
     return "upgrade" in headers and "upgrade" in headers.get("connection", "").lower()
-
-
-def _observed(message: Message, response: Responded) -> Step:
-    """The first-byte filter's headers. Only a stream that goes well has a first byte later than its headers."""
-    streams = message.headers.get("content-type", "").lower().startswith("text/event-stream")
-    if streams and response.lease and response.status < 400 and not message.end_of_stream:
-        return Step((PASSES[Part.RESPONSE_HEADERS],), response)
-    return Step((PASSES[Part.RESPONSE_HEADERS], _FINISH), response._replace(whole=True))
 
 
 _HANDLERS = {
@@ -356,4 +367,5 @@ def _routing(placement: Placement) -> dict[str, str]:
         told = {wire.DESTINATION_HEADER: ",".join(placement.destinations), wire.LEASE_HEADER: placement.lease}
     if placement.pool is not None:
         told[wire.POOL_HEADER] = placement.pool
+    told.update(placement.headers)
     return told

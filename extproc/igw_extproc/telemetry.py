@@ -14,9 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from igw_extproc.flowcontrol.queue import QueueStatistics
-from igw_extproc.inflight import LedgerStatistics
+from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics, Side
+from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import ScraperStatistics
 
 # Placement is tens of microseconds of work; above 10 ms something is wrong.
@@ -66,6 +67,7 @@ class Telemetry:
         self.tokens: Counter[tuple[str, str]] = Counter()
         self.prefix_tokens: Counter[str] = Counter()
         self.sticky: Counter[tuple[str, str, str]] = Counter()  # pool, by, end: see `director.Sticky`
+        self.prefills: Counter[tuple[str, str]] = Counter()
         self.placement = Histogram(PLACEMENT_BOUNDS)
         self.first_byte: dict[str, Histogram] = {}
         self.wait: dict[str, Histogram] = {}
@@ -115,6 +117,7 @@ class Sources(Protocol):
     def unseen_pools(self) -> Collection[str]: ...
     def queues(self) -> Mapping[str, QueueStatistics]: ...
     def shadows(self) -> Mapping[str, ShadowStatistics]: ...
+    def splits(self) -> Mapping[str, SplitStatistics]: ...
 
 
 class PickerCollector(Collector):
@@ -128,6 +131,7 @@ class PickerCollector(Collector):
         """All families, in the order of `docs/metrics.md`."""
         yield from self._request_families()
         yield from self._queue_families()
+        yield from self._split_families()
         yield from self._shadow_families()
         yield from self._latency_families()
         yield from self._endpoint_families()
@@ -178,6 +182,28 @@ class PickerCollector(Collector):
         yield waiting
         yield ends
         yield _histograms("igw_picker_wait_seconds", "What placed requests had waited.", self._telemetry.wait)
+
+    def _split_families(self) -> Iterable[Metric]:
+        splits = self._sources.splits()
+        divided = CounterMetricFamily(
+            "igw_picker_divided", "Requests of divided pools, by how many endpoints they got.", labels=("pool", "how")
+        )
+        roles = GaugeMetricFamily(
+            "igw_picker_endpoint_role", "1 for the role that an endpoint has now.", labels=("pool", "endpoint", "role")
+        )
+        changes = CounterMetricFamily("igw_picker_role_changes", "Changes of endpoints' roles.", labels=("pool",))
+        for pool, row in splits.items():
+            divided.add_metric((pool, "pair"), row.pairs)
+            divided.add_metric((pool, "single"), row.singles)
+            for address, role in row.roles:
+                roles.add_metric((pool, address, role.value), 1.0)
+            changes.add_metric((pool,), row.changes)
+        yield divided
+        yield _counters(
+            "igw_picker_prefills", "What sidecars said of prompts.", self._telemetry.prefills, "pool", "outcome"
+        )
+        yield roles
+        yield changes
 
     def _shadow_families(self) -> Iterable[Metric]:
         shadows = self._sources.shadows()
@@ -276,6 +302,11 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ..
         "queued_requests",
         "Requests there, running or waiting: the engine's word and what was sent since.",
         lambda row: row.queued,
+    ),
+    (
+        "cache_trust",
+        "What an expected cached token is worth there: 1, or less where the engine found less than was expected.",
+        lambda row: row.cache_trust,
     ),
     ("kv_tokens", "Tokens in its KV cache: the engine's word and what was sent since.", lambda row: row.kv_tokens),
 )

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import os
+import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +19,11 @@ IGW = Path(sys.executable).parent / "igw"
 LIMIT_S = 110.0
 
 
-async def igw_bench(folder: Path, *words: str) -> tuple[int, str, str]:
-    """Exit code, output, errors; nothing that was started or written to a temporary folder may be left."""
+async def igw_bench(folder: Path, *words: str, stop_at: str = "") -> tuple[int, str, str]:
+    """Exit code, output, errors; nothing that was started or written to a temporary folder may be left.
+
+    `stop_at`: interrupted, as by Ctrl-C, when a line with these words was printed.
+    """
     files = folder / "temporary"
     files.mkdir()
     environment = os.environ | {"NO_COLOR": "1", "TMPDIR": str(files), "COLUMNS": "80"}
@@ -28,6 +32,9 @@ async def igw_bench(folder: Path, *words: str) -> tuple[int, str, str]:
     )
     try:
         async with asyncio.timeout(LIMIT_S):
+            if stop_at:
+                await printed(process, stop_at)
+                process.send_signal(signal.SIGINT)
             output, errors = await process.communicate()
     finally:
         if process.returncode is None:
@@ -37,6 +44,13 @@ async def igw_bench(folder: Path, *words: str) -> tuple[int, str, str]:
     assert started_from(files) == []
     assert process.returncode is not None
     return process.returncode, output.decode(), errors.decode()
+
+
+async def printed(process: Process, words: str) -> None:
+    """Read its errors up to a line with `words`."""
+    assert process.stderr is not None
+    while words not in (line := (await process.stderr.readline()).decode()):
+        assert line, f"it ended without {words!r}"
 
 
 def started_from(files: Path) -> list[psutil.Process]:
@@ -87,3 +101,9 @@ async def test_the_product_policy_by_policy_with_conversations(tmp_path: Path) -
     assert (plain["answered"], placed["answered"]) == (60, 60)
     assert placed["cached_share"] > plain["cached_share"] > 0
     assert [len(run["endpoints"]) for run in report["runs"]] == [3, 3]
+
+
+async def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    words = ("--policies", "round-robin", "--engines", "2", "--duration", "100s", "--speed", "2")
+    code, output, _ = await igw_bench(tmp_path, *words, stop_at="in flight 32")
+    assert (code, output) == (130, "")

@@ -13,8 +13,8 @@ from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.room import Room
 from igw_extproc.flowcontrol.waiters import Limits
-from igw_extproc.inflight import Lease, Ledgers
-from igw_extproc.scheduling.framework import Scheduler
+from igw_extproc.ledgers import Ledgers
+from igw_extproc.scheduling.framework import Reservation, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_sim.engine import Engine
@@ -45,7 +45,7 @@ class BatchingPool:
         self._scheduler = Scheduler(POLICIES["llm-metric"], PrefixIndex())
         self._queue: FlowQueue[Request] = FlowQueue(Limits(max_size=10_000, wait_timeout=1e6))
         self._room = Room()
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, Reservation] = {}
         self._idle = set(range(engines))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()

@@ -23,10 +23,12 @@ from igw_api.objects import (
     Target,
 )
 from igw_api.objectset import ObjectSet
+from igw_api.split import Split
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, BodyMode, Message, Part
 from igw_extproc.scheduling.prefix import PrefixIndex
 
@@ -95,9 +97,10 @@ def policy(
     created: float = 0.0,
     queue: Queue | None = None,
     shadow: Shadow | None = None,
+    split: Split | None = None,
 ) -> Policy:
     """How those pools place requests."""
-    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow)
+    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow, split)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

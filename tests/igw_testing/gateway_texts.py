@@ -30,6 +30,13 @@ def endpoints(*hosts: str, app: str = "llm", name: str = "engines", **metadata: 
     return _text("inferencegateway.io/v1alpha1", "EndpointList", name, spec, **metadata)
 
 
+def division(*pools: str, policy: str = "pd-split", **prefill_decode: Any) -> str:
+    """An InferencePoolPolicy that divides these pools' requests, or with another `policy` does not."""
+    scheduling = {"policy": policy, **({"prefillDecode": prefill_decode} if prefill_decode else {})}
+    spec = {"targetRefs": [{"name": name} for name in pools or ("llm",)], "scheduling": scheduling}
+    return _text("inferencegateway.io/v1alpha1", "InferencePoolPolicy", "division", spec)
+
+
 def engine(app: str, address: str) -> str:
     """An EndpointList of one `ip:port`, labelled `app`."""
     host, _, port = address.rpartition(":")

@@ -9,7 +9,8 @@ from typing import Any
 from igw_sim.lengths import Lengths
 from igw_sim.model import Limits, Speed
 from igw_sim.presets import PRESETS
-from igw_sim.server import Settings, SimServer
+from igw_sim.server import SimServer
+from igw_sim.settings import Settings
 
 
 def sim_settings(name: str = "sim", output_tokens: str = "fixed:8", **changes: Any) -> Settings:
@@ -22,7 +23,7 @@ def sim_settings(name: str = "sim", output_tokens: str = "fixed:8", **changes: A
         limits=replace(tiny.limits, **limits),
         speed=replace(tiny.speed, **speed),
         lengths=Lengths.parse(output_tokens),
-        **changes,
+        **{"transfer": tiny.transfer, **changes},
     )
 
 

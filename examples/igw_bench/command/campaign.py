@@ -3,6 +3,7 @@
 Three targets: a URL; the whole product on this machine, started anew for each run; the offline simulation.
 """
 
+import asyncio
 import os
 import resource
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import repeat
+from math import fsum
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -23,9 +25,12 @@ from igw_bench.command.loops import Load
 from igw_bench.command.plans import Plan, Shape
 from igw_bench.command.progress import Progress
 from igw_bench.command.samples import Run
+from igw_bench.workloads import Job
 
 # The one policy of a target that places as it likes.
 AS_IT_IS = "as it is"
+# Numbers of requests that no plan has.
+_WARM_UP = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,33 @@ async def _against_product(settings: Settings, plan: Plan, policy: str, seed: in
     with tempfile.TemporaryDirectory(prefix="igw-bench-") as directory:
         async with product.running(Path(directory), fleet) as gateway, _session() as session:
             target = Target(gateway.url, product.MODEL, ends="hidden", timeout=settings.timeout / speed)
-            load = Load(plan, Asker(session, target, plan).ask, speed)
+            asker = Asker(session, target, plan)
+            await _warm_up(asker, plan.workload.clients or plans.CLIENTS)
+            load = Load(plan, asker.ask, speed)
             blank = Run(policy, seed, [], gateway.endpoints, plan.workload.measured_from, speed=speed)
-            return await _measured(load.run(gateway.change), load, blank, progress)
+            before = await gateway.engines_ttft()
+            run = await _measured(load.run(gateway.change), load, blank, progress)
+            return replace(run, outside=_outside(run, before, await gateway.engines_ttft()))
+
+
+def _outside(run: Run, before: tuple[int, float], after: tuple[int, float]) -> float | None:
+    """Mean TTFT without the engines' part. None when an engine has died, and its memory with it."""
+    ttft = [one.ttft for one in run.samples if one.ttft is not None]
+    count, seconds = after[0] - before[0], after[1] - before[1]
+    if not ttft or count != len(ttft):
+        return None
+    return fsum(ttft) / len(ttft) / run.speed - seconds / count
+
+
+async def _warm_up(asker: Asker, count: int) -> None:
+    """Open the connections of all clients, through to the engines: a gateway that has been up for a while has them.
+
+    Twice, so that what runs for the first time has run. Tiny requests, so that they leave nothing behind.
+    """
+    for turn in range(2):
+        async with asyncio.TaskGroup() as group:
+            for at in range(count):
+                group.create_task(asker.ask(Job(_WARM_UP + turn * count + at, 16, 2), 0.0))
 
 
 async def _measured(running: Coroutine[Any, Any, None], load: Load, blank: Run, progress: Progress) -> Run:
@@ -114,7 +143,7 @@ async def _measured(running: Coroutine[Any, Any, None], load: Load, blank: Run, 
 
 def _session() -> aiohttp.ClientSession:
     """No limit on connections: a sender that holds requests back would hide what it measures. No proxy either."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
 
 
 def _allow_files() -> None:

@@ -1,13 +1,14 @@
 """One request to an OpenAI-compatible endpoint, and what came of it. Called by `loops` for every request.
 
-Streams only, read event by event. Times are the loop's clock, in seconds; an event has the time at which the read that
+Streams only, read event by event. Times are seconds of the asker's clock; an event has the time at which the read that
 completed it returned.
 """
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -53,7 +54,10 @@ class Target:
 class Asker:
     """Asks a plan's requests. Keeps what conversations have said so far."""
 
-    def __init__(self, session: aiohttp.ClientSession, target: Target, plan: Plan) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, target: Target, plan: Plan, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self._clock = clock
         self._session = session
         self._target = target
         self._plan = plan
@@ -63,11 +67,10 @@ class Asker:
 
     async def ask(self, job: Job, due: float) -> Sample:
         """Send it now. Never raises but CancelledError."""
-        clock = asyncio.get_running_loop().time
         messages = self._messages(job)
         body = self._body(job, messages)
-        reading = _Reading()
-        sent = clock()
+        reading = Reading()
+        sent = self._clock()
         try:
             async with asyncio.timeout(self._target.timeout):
                 await self._post(body, reading)
@@ -77,7 +80,7 @@ class Asker:
             reading.fail(f"not connected: {reason(error)}")
         except (aiohttp.ClientError, OSError) as error:
             reading.fail(f"connection lost: {type(error).__name__}")
-        sample = reading.sample(job.number, due, sent, clock())
+        sample = reading.sample(job.number, due, sent, self._clock())
         following = self._plan.workload.follow.get(job.number)
         if following is not None and sample.outcome == ANSWERED:
             answer = {"role": "assistant", "content": "".join(reading.words)}
@@ -99,9 +102,8 @@ class Asker:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         return orjson.dumps({"model": self._target.model, **asked, **self._target.length(job.output_tokens), **options})
 
-    async def _post(self, body: bytes, reading: "_Reading") -> None:
-        clock = asyncio.get_running_loop().time
-        headers = {"content-type": "application/json", **self._target.headers}
+    async def _post(self, body: bytes, reading: "Reading") -> None:
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **self._target.headers}
         async with self._session.post(
             self._target.url + self._path, data=body, headers=headers, timeout=self._timeout
         ) as response:
@@ -111,7 +113,7 @@ class Asker:
                 await response.read()
                 return
             async for data in response.content.iter_any():
-                reading.feed(data, clock())
+                reading.feed(data, self._clock())
 
 
 def reason(error: OSError) -> str:
@@ -120,7 +122,7 @@ def reason(error: OSError) -> str:
     return os.strerror(code) if code > 0 else error.strerror or type(error).__name__
 
 
-class _Reading:
+class Reading:
     """An answer as far as it has come."""
 
     def __init__(self) -> None:
@@ -153,7 +155,8 @@ class _Reading:
     def _event(self, event: dict[str, Any], now: float) -> None:
         if event.get("error"):
             self.fail("an error within the stream")
-        self._usage = event.get("usage") or self._usage
+        usage = event.get("usage")
+        self._usage = usage if isinstance(usage, dict) else self._usage
         for choice in event.get("choices") or ():
             self._finished = self._finished or choice.get("finish_reason") is not None
             words = _content(choice)
@@ -165,7 +168,8 @@ class _Reading:
 
     def sample(self, number: int, due: float, sent: float, ended: float) -> Sample:
         """All that is known now."""
-        details = self._usage.get("prompt_tokens_details") or {}
+        details = self._usage.get("prompt_tokens_details")
+        cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
         return Sample(
             number,
             due,
@@ -177,9 +181,9 @@ class _Reading:
             status=self.status,
             error=self._error,
             endpoint=self.endpoint,
-            prompt_tokens=self._usage.get("prompt_tokens") or 0,
-            cached_tokens=details.get("cached_tokens"),
-            output_tokens=self._usage.get("completion_tokens") or self._pieces,
+            prompt_tokens=_count(self._usage.get("prompt_tokens")) or 0,
+            cached_tokens=cached,
+            output_tokens=_count(self._usage.get("completion_tokens")) or self._pieces,
         )
 
     def _outcome(self) -> str:
@@ -192,6 +196,11 @@ class _Reading:
         return FAILED if self._error else ANSWERED
 
 
+def _count(value: object) -> int | None:
+    """A number of tokens, if it is one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _content(choice: dict[str, Any]) -> str | None:
     """The text of a chunk of either API; empty for content that is no text; None where there is none."""
     if choice.get("text"):
@@ -199,7 +208,7 @@ def _content(choice: dict[str, Any]) -> str | None:
     delta = choice.get("delta") or {}
     for name in _CONTENT:
         if delta.get(name):
-            return delta[name] if name == "content" else ""
+            return delta[name] if name == "content" and isinstance(delta[name], str) else ""
     return None
 
 

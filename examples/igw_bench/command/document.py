@@ -52,7 +52,7 @@ def document(facts: Facts, runs: Sequence[Run], slo: Slo) -> dict[str, Any]:
 
 def _run(run: Run, slo: Slo) -> dict[str, Any]:
     head = {"policy": run.policy, "seed": run.seed, "seconds": round(run.seconds, 3), "speed": run.speed}
-    return {**head, "busy": run.busy, **figures.of_run(run, slo)}
+    return {**head, "busy": run.busy, "outside": run.outside, **figures.of_run(run, slo)}
 
 
 def _policy(name: str, baseline: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

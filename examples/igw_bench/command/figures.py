@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from igw_bench.command.samples import ANSWERED, FAILED, REFUSED, Run, Sample
-from igw_bench.report import mean, percentile
+from igw_bench.numbers import mean, percentile
 
 # Points of a plot over time.
 BUCKETS = 60

@@ -1,13 +1,15 @@
 """Sends a plan's requests in real time: at their times (open loop), or as clients that wait for answers (closed loop).
 
 In an open loop a request is due at its time whether or not anybody is ready to send it, and its latencies count from
-then: a stall of the target, or of this sender, shows in all the requests that it delays. Called by `campaign`.
+then: a stall of the target, or of this sender, shows in all the requests that it delays. Called by `campaign`. Times
+are read from `perf_counter`, because the loop's own clock may count milliseconds.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from time import perf_counter
 
 from igw_bench.command.plans import Plan
 from igw_bench.command.samples import ANSWERED, Sample
@@ -15,18 +17,25 @@ from igw_bench.offline import AFTER_FAILURE
 from igw_bench.workloads import Change, Job
 
 Ask = Callable[[Job, float], Awaitable[Sample]]
+Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
 class Tally:
-    """How far a load is. `total`: requests if only their number ends it; times are the loop's clock."""
+    """How far a load is. `total`: requests if only their number ends it; times are those of `clock`."""
 
     total: int
     until: float
+    clock: Clock = perf_counter
     began: float = 0.0
     in_flight: int = 0
     failed: int = 0
     samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def elapsed(self) -> float:
+        """Real seconds since it began; 0 before."""
+        return self.clock() - self.began if self.began else 0.0
 
     @property
     def done(self) -> int:
@@ -37,15 +46,16 @@ class Tally:
 class Load:
     """One load. `ask` sends a request and returns its sample; `speed`: workload seconds a real second."""
 
-    def __init__(self, plan: Plan, ask: Ask, speed: float = 1.0) -> None:
+    def __init__(self, plan: Plan, ask: Ask, speed: float = 1.0, clock: Clock = perf_counter) -> None:
+        self._clock = clock
         self._workload = plan.workload
         self._ask = ask
         self._speed = speed
-        self.tally = Tally(plan.total, plan.workload.until / speed)
+        self.tally = Tally(plan.total, plan.workload.until / speed, clock)
 
     async def run(self, change: Callable[[Change], Awaitable[None]] | None = None) -> None:
         """Until all are answered, or the time is over and those under way are. `change` carries out what happens."""
-        self.tally.began = asyncio.get_running_loop().time()
+        self.tally.began = self._clock()
         async with asyncio.TaskGroup() as group:
             changing = [
                 group.create_task(self._change(one, change)) for one in self._workload.changes if change is not None
@@ -87,7 +97,7 @@ class Load:
         for job in unsent:
             if self._over():
                 return
-            if not await self._talk(job, self._now()):
+            if not await self._talk(job, self._clock()):
                 await asyncio.sleep(AFTER_FAILURE / self._speed)
 
     # Both.
@@ -99,7 +109,7 @@ class Load:
             following = self._workload.follow.get(job.number)
             if not answered or following is None:
                 return answered
-            due, job = self._now() + following.think / self._speed, following.job
+            due, job = self._clock() + following.think / self._speed, following.job
             await self._sleep_until(due)
             if self._over():
                 return True
@@ -115,13 +125,9 @@ class Load:
         return sample.outcome == ANSWERED
 
     def _over(self) -> bool:
-        return self._now() - self.tally.began >= self.tally.until
+        return self._clock() - self.tally.began >= self.tally.until
 
     async def _sleep_until(self, when: float) -> None:
-        wait = when - self._now()
+        wait = when - self._clock()
         if wait > 0:
             await asyncio.sleep(wait)
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()

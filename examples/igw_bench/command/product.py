@@ -85,6 +85,17 @@ class Product:
             await child.wait_for(_SIM_READY, 1, START_S)
         await self._tell(name, {"slow": change.slowness})
 
+    async def engines_ttft(self) -> tuple[int, float]:
+        """How many first tokens the engines have given, and the seconds from their queues to these, in real time."""
+        count, seconds = 0, 0.0
+        for address in self.addresses.values():
+            page = await _page(f"http://{address}/sim/state")
+            for one in json.loads(page)["statistics"] if page else ():
+                found = one["histograms"]["ttft_s"]
+                count += found["cumulative"][-1]
+                seconds += found["sum"]
+        return count, seconds
+
     async def stop(self) -> None:
         """Everything that was started."""
         await stop_all(list(self._children.values()))

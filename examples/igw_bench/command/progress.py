@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 
 from igw_bench.command.loops import Tally
 from igw_bench.command.samples import Run
-from igw_bench.report import mean, percentile
+from igw_bench.numbers import mean, percentile
 
 _REFRESH_S = 0.25
 # Lines of one load where there is no terminal.
@@ -60,29 +60,25 @@ class Progress:
         with Bar(*_COLUMNS, console=self._console, auto_refresh=False, transient=True) as bar:
             task = bar.add_task(name, total=1.0, told="")
             while True:
-                bar.update(task, completed=share(tally, _now()), told=told(tally), refresh=True)
+                bar.update(task, completed=share(tally), told=told(tally), refresh=True)
                 await asyncio.sleep(_REFRESH_S)
 
     async def _lines(self, name: str, tally: Tally) -> None:
         last = 0
         while True:
-            step = int(share(tally, _now()) * _LINES)
+            step = int(share(tally) * _LINES)
             if last < step < _LINES:
                 last = step
                 self.says(f"{name}  {told(tally)}")
             await asyncio.sleep(_REFRESH_S)
 
 
-def share(tally: Tally, now: float) -> float:
+def share(tally: Tally) -> float:
     """How much of the load is over, 0 to 1, by what will end it first."""
-    by_time = (now - tally.began) / tally.until if tally.until > 0 and tally.began else 0.0
+    by_time = tally.elapsed / tally.until if tally.until > 0 else 0.0
     return min(1.0, max(by_time, tally.done / tally.total))
 
 
 def told(tally: Tally) -> str:
     """The state in a few words."""
     return f"{tally.done}/{tally.total}  in flight {tally.in_flight}  failed {tally.failed}"
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -74,7 +74,8 @@ class Run:
     """One load under one policy. `endpoints`: those that are known beforehand, so that idle ones show too.
 
     Only requests due from `counted_from` on count in latencies. `seconds`: how long it took in real time. `speed`: how
-    many times faster than the workload's clock that was; `busy`: share of a core that the sender took, 0 to 1.
+    many times faster than the workload's clock that was. `busy`: share of a core that the sender took, 0 to 1.
+    `outside`: the part of the mean TTFT that was not spent in engines, in real seconds; None where they do not tell.
     """
 
     policy: str
@@ -85,3 +86,4 @@ class Run:
     seconds: float = 0.0
     speed: float = 1.0
     busy: float | None = None
+    outside: float | None = None

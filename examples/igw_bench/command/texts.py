@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from random import Random
 
-from igw_bench.workloads import Job
-from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, Prefix, chain
+from igw_bench.workloads import Job, boundaries
+from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, Prefix
 
 # Longest prompt whose picture is made, in tokens.
 _LONGEST = 1 << 18
@@ -79,15 +79,10 @@ def pieces_of(job: Job, block_tokens: int) -> tuple[Piece, ...]:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-@cache
-def _boundaries() -> tuple[int, ...]:
-    """Where the picker hashes a prompt, in tokens: as its own function has it."""
-    return tuple(tokens for _, tokens in chain(bytes(_LONGEST * BYTES_PER_TOKEN), 0))
-
-
 def prefix_of(pieces: Sequence[Piece]) -> Prefix:
     """What the picker's `chain` would find in such a prompt."""
-    return tuple(_marks(pieces, _boundaries()))
+    total = sum(one.tokens for one in pieces)
+    return tuple(_marks(pieces, (end for end, needed in boundaries(_LONGEST) if needed <= total)))
 
 
 def blocks_of(pieces: Sequence[Piece], block_tokens: int) -> tuple[int, ...]:

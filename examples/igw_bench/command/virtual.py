@@ -1,7 +1,7 @@
 """A plan on simulated engines and a virtual clock: the offline benchmark's run as samples. Called by `campaign`.
 
-`scaled`: what the same plan comes to where engines run `speed` times as fast as the clock says, as online, while the
-gateway's own times (hops, metrics pages, their intervals) stay as they are. It tells what scaling alone changes.
+With a `speed` other than 1 it is what the same plan comes to where engines run so many times as fast, as online, while
+the gateway's own times (hops, metrics pages, their intervals) stay as they are: it tells what scaling alone changes.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import replace
 from igw_bench import policies
 from igw_bench.command.plans import Plan
 from igw_bench.command.samples import ANSWERED, FAILED, REFUSED, Run, Sample
-from igw_bench.offline import Record
+from igw_bench.offline import HOP, Record
 from igw_bench.peers import PEERS
 from igw_bench.workloads import Change, Next, Workload
 from igw_extproc.scheduling.policies import POLICIES
@@ -21,9 +21,9 @@ def known() -> Sequence[str]:
     return (*POLICIES, *PEERS)
 
 
-def simulate(plan: Plan, policy: str, seed: int, speed: float = 1.0) -> Run:
-    """One run."""
-    outcome = policies.simulate(scaled(plan.workload, speed), policy, seed)
+def simulate(plan: Plan, policy: str, seed: int, speed: float = 1.0, hop: float = HOP) -> Run:
+    """One run. `hop`: real seconds from a client to an engine's queue."""
+    outcome = policies.simulate(scaled(plan.workload, speed), policy, seed, hop)
     begin = outcome.records[0].sent_at if outcome.records else 0.0
     samples = [_sample(one).on_clock(begin, speed) for one in outcome.records]
     endpoints = tuple(name(at) for at in range(len(plan.workload.fleet)))

@@ -4,13 +4,15 @@ A burst therefore never sees the same state twice: each pick already counts the 
 and the index it updates. The director calls `Scheduler.pick` with a pool's candidates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
+from igw_api.split import PrefillFailure
 from igw_extproc.domain import Ask
-from igw_extproc.inflight import Lease, Ledger
+from igw_extproc.inflight import Ledger
+from igw_extproc.scheduling import filters
 from igw_extproc.scheduling.pickers import Picker
 from igw_extproc.scheduling.popularity import NOTHING_HELD, Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixIndex
@@ -20,7 +22,7 @@ from igw_extproc.speeds import level
 # Candidates, the request, what of it is held where -> one cost for each candidate.
 Costs = Callable[[Sequence[Ledger], Ask, Held], list[float]]
 # Seconds between two comparisons of a pool's endpoints' speeds.
-_LEVEL_EVERY: Final = 1.0
+LEVEL_EVERY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,34 @@ class Policy:
     picker: Picker
     reuses_prefixes: bool = False
     second: float = 1.0
+
+
+class Reservation(Protocol):
+    """What a request holds until it ends: a lease, or one at each of two endpoints."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the answer comes from."""
+
+    @property
+    def ask(self) -> Ask:
+        """What is counted there."""
+
+    @property
+    def matched_tokens(self) -> int:
+        """Of the prompt, what the prefix index expects in the cache there."""
+
+    def first_byte(self, now: float, succeeded: bool = True) -> None:
+        """The endpoint began to answer."""
+
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The engine's own count of the prompt, and of what it found in its cache."""
+
+    def close(self, now: float, succeeded: bool = True) -> None:
+        """The request is over."""
+
+    def moved_to(self, other: Ledger) -> None:
+        """The proxy retried there."""
 
 
 class Onlooker(Protocol):
@@ -61,9 +91,10 @@ class Decision(NamedTuple):
     """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
 
     order: tuple[Ledger, ...]
-    cached_tokens: int
-    lease: Lease
+    cached_tokens: int  # of the prompt, where it is computed
+    lease: Reservation
     costs: Mapping[str, float] | None = None  # by address, only when asked to explain
+    prefiller: Ledger | None = None  # who computes the prompt, if not `order[0]`
 
 
 class Scheduler:
@@ -72,6 +103,8 @@ class Scheduler:
     def __init__(self, policy: Policy, index: PrefixIndex) -> None:
         self.policy = policy
         self.onlooker: Onlooker | None = None
+        # By slot, where engines find less in their caches than the index expects (`Ledgers.doubts`).
+        self.doubts: Mapping[int, float] = {}
         self._index = index
         self._popularity = Popularity()
         self._turn = -1
@@ -89,6 +122,14 @@ class Scheduler:
             return self._index
         return self.onlooker.index if self.onlooker is not None else None
 
+    def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
+        """Who of the pool may be chosen, as `filters` says."""
+        return filters.candidates(ledgers, subset)
+
+    def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
+        """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can."""
+        return None
+
     def pick(
         self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
     ) -> Decision | None:
@@ -96,10 +137,10 @@ class Scheduler:
         if not candidates:
             return None
         if now >= self._level_at:
-            self._level_at = now + _LEVEL_EVERY
+            self._level_at = now + LEVEL_EVERY
             level(candidates)
         held = (
-            self._popularity.held(self._index, ask.prefix, len(candidates))
+            self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
             if self.policy.reuses_prefixes
             else NOTHING_HELD
         )
@@ -124,7 +165,7 @@ class Scheduler:
         hit = held.tokens.get(best.slot, 0)
         index = self._learning if ask.prefix else None
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
-        lease = best.reserve(ask, hit, now, expectation)
+        lease = best.reserve(ask, hit, now, expectation, held.matched.get(best.slot, 0))
         return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
 
 

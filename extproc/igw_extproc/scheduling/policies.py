@@ -17,5 +17,8 @@ _ALL = (
 )
 _ALIASES = {"llm-metric-based": "llm-metric"}
 
+# Those that choose two endpoints, each by one of the others: `split`.
+SPLITS = ("pd-split", "dynamic-pd-split")
+
 POLICIES = {policy.name: policy for policy in _ALL}
 POLICIES.update({alias: POLICIES[name] for alias, name in _ALIASES.items()})

@@ -23,13 +23,15 @@ _tokens = itemgetter(1)
 
 
 class Held(NamedTuple):
-    """What endpoints are believed to have of a prompt: tokens by slot, and what each other token counts."""
+    """What endpoints have of a prompt: tokens by slot, as far as their caches can be relied on; what each other token
+    counts; and tokens by slot as the index has them."""
 
     tokens: Mapping[int, int]
     price: float
+    matched: Mapping[int, int]
 
 
-NOTHING_HELD: Final = Held({}, 1.0)
+NOTHING_HELD: Final = Held({}, 1.0, {})
 
 
 class Popularity:
@@ -41,18 +43,19 @@ class Popularity:
         self._last: deque[int] = deque()
         self._counts: dict[int, int] = {}
 
-    def held(self, index: PrefixIndex, prefix: Prefix, endpoints: int) -> Held:
+    def held(self, index: PrefixIndex, prefix: Prefix, doubts: Mapping[int, float], endpoints: int) -> Held:
         """What `index` believes of `prefix`, and the price, from 1 to HIGHEST. If it is a hit, it counts as one.
 
         A prefix with a share s of all hits over n endpoints brings s x n times what one endpoint gets: the price falls
         towards 1 as 1 / (1 + s x n).
         """
-        tokens = index.match(prefix)
-        if not tokens:
+        matched = index.match(prefix)
+        if not matched:
             return NOTHING_HELD
-        longest = max(tokens.values())
+        longest = max(matched.values())
         share = self._noted(prefix[bisect_left(prefix, longest, key=_tokens)][0]) / WINDOW
-        return Held(tokens, 1.0 + (HIGHEST - 1.0) / (1.0 + share * endpoints))
+        tokens = _believed(matched, doubts) if doubts else matched
+        return Held(tokens, 1.0 + (HIGHEST - 1.0) / (1.0 + share * endpoints), matched)
 
     def _noted(self, digest: int) -> int:
         """How many of the last hits were this one's. Notes one more."""
@@ -68,3 +71,12 @@ class Popularity:
             else:
                 del counts[oldest]
         return before
+
+
+def _believed(matched: Mapping[int, int], doubts: Mapping[int, float]) -> Mapping[int, int]:
+    """What the index expects, as far as each engine's cache can be relied on."""
+    cached = dict(matched)
+    for slot, trust in doubts.items():
+        if slot in cached:
+            cached[slot] = int(cached[slot] * trust)
+    return cached

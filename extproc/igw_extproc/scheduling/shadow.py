@@ -92,7 +92,7 @@ class Shadow:
         if self.sampling < 1.0 and self._rng.random() >= self.sampling:
             return
         if self.index is not None:
-            held = self._popularity.held(self.index, ask.prefix, len(candidates))
+            held = self._popularity.held(self.index, ask.prefix, {}, len(candidates))
         own = costs_of(self.policy, candidates, ask, held)
         self._turn += 1
         other = self.policy.picker(candidates, own, self._turn, self._rng)[0]

@@ -19,6 +19,7 @@ from igw_api.objects import (
     join_host_port,
     selects,
 )
+from igw_api.split import Role, Split
 from igw_operator.plan.model import Cluster
 
 H2C = "kubernetes.io/h2c"
@@ -31,35 +32,38 @@ class Catalog:
     pools: Mapping[Key, Pool]
     services: Mapping[Key, Service]
     members: tuple[Member, ...] = field(default=())
+    splits: Mapping[Key, Split] = field(default_factory=dict)  # of the pools that divide requests
 
     def cluster(self, ref: BackendRef) -> Cluster | str:
         """The cluster that `ref` means, or why there is none."""
         if ref.kind is BackendKind.POOL:
             pool = self.pools.get(ref.key)
-            return pool_cluster(pool, self.members) if pool else f"no InferencePool {ref.key}"
+            return self.pool_cluster(pool) if pool else f"no InferencePool {ref.key}"
         service = self.services.get(ref.key)
         if service is not None:
             return _service_cluster(service, ref, self.members)
         pool = self.pools.get(ref.key)
         if pool is None:
             return f"no Service {ref.key}, and no InferencePool of that name"
-        return _cluster(service_name(ref), _pool_addresses(pool, self.members), placed=False, http2=_http2(pool))
+        return _cluster(service_name(ref), self._pool_addresses(pool), placed=False, http2=_http2(pool))
+
+    def pool_cluster(self, pool: Pool) -> Cluster:
+        """The cluster of a pool whose requests the picker places."""
+        cluster = _cluster(f"pool/{pool.key}", self._pool_addresses(pool), placed=True, http2=_http2(pool))
+        return replace(cluster, only_placed=pool.failure_mode is FailureMode.CLOSE)
+
+    def _pool_addresses(self, pool: Pool) -> Iterable[str]:
+        """Without those that only compute prompts: the proxy must never choose one of them by itself."""
+        split = self.splits.get(pool.key)
+        for member in self.members:
+            answers = split is None or split.role(member.labels) in (Role.DECODE, Role.BOTH)
+            if answers and member.ready and member.key.namespace == pool.key.namespace:
+                yield from addresses(pool, member)
 
 
 def service_name(ref: BackendRef) -> str:
     """The cluster's name for a Service's port."""
     return f"service/{ref.key}/{ref.port}"
-
-
-def pool_cluster(pool: Pool, members: Iterable[Member]) -> Cluster:
-    """The cluster of a pool whose requests the picker places."""
-    cluster = _cluster(f"pool/{pool.key}", _pool_addresses(pool, members), placed=True, http2=_http2(pool))
-    return replace(cluster, only_placed=pool.failure_mode is FailureMode.CLOSE)
-
-
-def _pool_addresses(pool: Pool, members: Iterable[Member]) -> Iterable[str]:
-    own = (member for member in members if member.ready and member.key.namespace == pool.key.namespace)
-    return (address for member in own for address in addresses(pool, member))
 
 
 def _service_cluster(service: Service, ref: BackendRef, members: Iterable[Member]) -> Cluster | str:

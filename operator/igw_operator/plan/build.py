@@ -24,10 +24,10 @@ from igw_api.objects import (
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
-from igw_api.resolution import age
+from igw_api.resolution import age, splits
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.attachments import attachment_conditions
-from igw_operator.plan.backends import Catalog, pool_cluster
+from igw_operator.plan.backends import Catalog
 from igw_operator.plan.model import (
     Cluster,
     Condition,
@@ -93,7 +93,9 @@ def build_plan(
     pool may have, and what holds them.
     """
     draft = _Draft(
-        catalog=Catalog(objects.pools, objects.services, tuple(objects.members.values())),
+        catalog=Catalog(
+            objects.pools, objects.services, tuple(objects.members.values()), splits(objects.policies.values())
+        ),
         gateways=_gateways(objects, controller),
         first_byte=first_byte,
         occupied=occupied,
@@ -166,7 +168,7 @@ def _seat_pools(draft: _Draft, pools: Iterable[tuple[Pool, tuple[Seat, ...]]]) -
 
 
 def _pool_route(draft: _Draft, pool: Pool, site: Site) -> PlannedRoute:
-    cluster = draft.use(pool_cluster(pool, draft.catalog.members), pool.key)
+    cluster = draft.use(draft.catalog.pool_cluster(pool), pool.key)
     is_default = site.pools[0] == pool.key
     shared = site if site.shared and is_default else None
     placement = Placement(pool.key, pool.failure_mode, draft.first_byte, shared)
@@ -238,7 +240,7 @@ def _placement(draft: _Draft, ref: BackendRef) -> Placement | None:
 
 def _check_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
     for pool in pools:
-        if not pool_cluster(pool, draft.catalog.members).endpoints:
+        if not draft.catalog.pool_cluster(pool).endpoints:
             labels = ",".join(f"{name}={value}" for name, value in sorted(pool.selector.items()))
             draft.say(pool, "BackendsAvailable", "EndpointsNotFound", f"no ready endpoint has the labels {labels}")
         if pool.key not in draft.led_to and pool.attach_to is None:

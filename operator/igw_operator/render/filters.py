@@ -43,7 +43,7 @@ REQUEST_ATTRIBUTES = [
     ),
 ]
 # All that it reads of a response.
-RESPONSE_HEADERS = (":status", "content-type")
+RESPONSE_HEADERS = (":status", "content-type", wire.PREFILL_OUTCOME_HEADER)
 
 _HEADERS = ext_proc_v3.ProcessingModeHeaderSendMode
 _BODY = ext_proc_v3.ProcessingModeBodySendMode

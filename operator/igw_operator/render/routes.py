@@ -64,6 +64,7 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
     return route_v3.RouteConfiguration(
         name=table_name(listener),
         ignore_port_in_host_matching=True,
+        request_headers_to_add=[_told(name) for name in (wire.PREFILLER_HEADER, wire.PREFILL_FAILURE_HEADER)],
         virtual_hosts=[
             route_v3.VirtualHost(
                 name=host.hostname,
@@ -74,6 +75,13 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
             for host in listener.hosts
         ],
     )
+
+
+def _told(name: str) -> core_v3.HeaderValueOption:
+    """A header for the endpoint that the picker told by metadata: in its one answer, headers come too late."""
+    value = f"%DYNAMIC_METADATA({wire.LB_NAMESPACE}:{name})%"
+    overwrite = core_v3.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    return core_v3.HeaderValueOption(header=core_v3.HeaderValue(key=name, value=value), append_action=overwrite)
 
 
 def _routes(route: PlannedRoute, plan: GatewayPlan, clusters: Mapping[str, Cluster]) -> Iterator[route_v3.Route]:

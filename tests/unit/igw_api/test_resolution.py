@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_api.objects import AttachTo, Key, Model, Policy, Pool, Rewrite, RewriteRule, Target
-from igw_api.resolution import rule_for, rules_in_order, winning_models, winning_policy, winning_pools
+from igw_api.resolution import rule_for, rules_in_order, splits, winning_models, winning_policy, winning_pools
+from igw_api.split import Split
 
 POOL = Key("default", "pool")
 OTHER = Key("default", "other")
@@ -83,3 +84,12 @@ def test_the_oldest_policy_that_targets_the_pool_applies() -> None:
     assert winning_policy(POOL, policies) == policies[1]
     assert winning_policy(OTHER, policies) == policies[0]
     assert winning_policy(Key("default", "third"), policies) is None
+
+
+def test_a_pool_is_divided_if_the_policy_that_applies_says_so() -> None:
+    """Not if a younger one does."""
+    division = Split(dynamic=True)
+    young = Policy(Key("default", "young"), (POOL, OTHER), "dynamic-pd-split", 2.0, split=division)
+    old = Policy(Key("default", "old"), (POOL,), "random", 1.0)
+    assert splits([young, old]) == {OTHER: division}
+    assert splits([old]) == {}

@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igw_bench.command.client import Asker, Events, Target
+from igw_bench.command.client import Asker, Events, Reading, Target
 from igw_bench.command.plans import Plan, Shape, build
 from igw_bench.command.samples import Sample
 from igw_bench.workloads import Job, Next, Workload
@@ -179,6 +179,30 @@ async def test_an_answer_that_is_not_whole_is_a_failure_of_its_kind(data: bytes,
     async with answering(lambda response: response.write(data)) as url:
         found = await ask(url, Job(1, 10, 2))
         assert (found.outcome, found.error) == ("failed", error)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**40) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("choices", "delta", "content", "text", "usage", "prompt_tokens_details")), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(json_values, max_size=4))
+def test_whatever_an_api_sends_becomes_a_sample(events: list[object]) -> None:
+    reading = Reading()
+    reading.status = 200
+    for one in events:
+        reading.feed(b"data: " + orjson.dumps(one) + b"\n\n", 1.0)
+    found = reading.sample(1, 0.0, 0.0, 2.0)
+    assert found.outcome in ("answered", "failed")
+    assert found.output_tokens >= 0
+    assert isinstance("".join(reading.words), str)
 
 
 async def test_a_target_that_is_not_there_hangs_or_hangs_up_is_told_apart() -> None:

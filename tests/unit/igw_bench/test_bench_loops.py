@@ -20,6 +20,11 @@ def jobs(count: int) -> tuple[Job, ...]:
     return tuple(Job(number, 10, 5) for number in range(count))
 
 
+def now() -> float:
+    """The virtual clock."""
+    return asyncio.get_running_loop().time()
+
+
 class Slow:
     """A target that takes `takes` seconds for each request, or for those that are named; `broken` ones fail."""
 
@@ -41,7 +46,7 @@ class Slow:
 
 
 def samples(workload: Workload, target: Slow, speed: float = 1.0) -> list[Sample]:
-    load = Load(Plan(workload), target, speed)
+    load = Load(Plan(workload), target, speed, now)
     run(load.run())
     return load.samples()
 
@@ -98,7 +103,7 @@ def test_a_talk_ends_with_a_turn_that_fails() -> None:
 
 
 def test_a_faster_clock_divides_times_and_gives_them_back_as_they_were_meant() -> None:
-    load = Load(Plan(Workload("t", (TINY,), jobs(3), arrivals=(0.0, 10.0, 20.0))), Slow(1.0), speed=10.0)
+    load = Load(Plan(Workload("t", (TINY,), jobs(3), arrivals=(0.0, 10.0, 20.0))), Slow(1.0), 10.0, now)
     assert run(timed(load.run())) == pytest.approx(3.0, abs=1e-6)
     assert [one.due_at for one in load.samples()] == close(0, 10, 20)
     assert [one.ttft for one in load.samples()] == close(10, 10, 10)
@@ -118,6 +123,6 @@ def test_what_happens_to_engines_happens_at_its_time() -> None:
 
     changes = (Change(4.0, 1, 3.0), Change(40.0, 1, 1.0))
     workload = Workload("t", (TINY,), jobs(1), arrivals=(0.0,), changes=changes)
-    run(Load(Plan(workload), Slow(5.0), speed=2.0).run(change))
+    run(Load(Plan(workload), Slow(5.0), 2.0, now).run(change))
     ((when, what),) = happened
     assert (when, what) == (2.0, changes[0])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from igw_bench.load import Answer, Tally
-from igw_bench.report import CAPTION, Figures, Phase, cells, failures, mean, percentile, table, verdict
+from igw_bench.numbers import mean, percentile
+from igw_bench.report import CAPTION, Figures, Phase, cells, failures, table, verdict
 
 ENGINES = {"vllm-1": "vLLM", "vllm-2": "vLLM", "sglang": "SGLang", "bladellm": "BladeLLM"}
 

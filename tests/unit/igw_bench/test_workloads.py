@@ -7,7 +7,7 @@ from random import Random
 from statistics import mean
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from igw_bench.workloads import (
@@ -96,6 +96,7 @@ def _text(shared: int, shared_tokens: int, own: int, tokens: int) -> bytes:
     tokens=st.tuples(*[st.integers(1_200, 3_000)] * 2),
     owners=st.tuples(*[st.integers(0, 1)] * 2),
 )
+@example(shared=0, tokens=(1_200, 2_626), owners=(0, 0))  # a boundary within this prompt's next token
 def test_made_up_chains_agree_exactly_as_far_as_those_of_texts(
     shared: int, tokens: tuple[int, int], owners: tuple[int, int]
 ) -> None:

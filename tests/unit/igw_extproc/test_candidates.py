@@ -4,7 +4,8 @@ import pytest
 
 from igw_extproc.domain import Endpoint, EngineLoad
 from igw_extproc.http1 import Lost
-from igw_extproc.inflight import Ledger, Ledgers
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.filters import DOWN, candidates
 
 

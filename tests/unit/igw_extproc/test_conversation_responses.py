@@ -9,7 +9,7 @@ from igw_api import wire
 from igw_extproc.conversation import Health, Process
 from igw_extproc.transport import GrpcStatus
 from igw_protos import health_pb2
-from igw_testing.builders import Picking, members, pool
+from igw_testing.builders import Picking, chat, members, pool
 from igw_testing.conversations import POOL, USAGE, Serving, Stream, duplex, modes, observe
 from igw_testing.ext_proc import (
     FULL_DUPLEX,
@@ -25,12 +25,18 @@ from igw_testing.ext_proc import (
     response_trailers,
     with_attributes,
 )
+from igw_testing.placing import LONG
 
 
 @pytest.fixture
 def here() -> Iterator[Serving]:
     """A picker with two idle engines."""
     yield Serving(Picking(pool(), *members(2)))
+
+
+def long_chat() -> bytes:
+    """A request whose prompt is worth expecting in a cache."""
+    return chat(content=LONG)
 
 
 # ------------------------------------------------------------------------------------------------ responses
@@ -132,6 +138,37 @@ def test_a_response_that_is_no_stream_has_its_first_byte_with_its_headers(here: 
     filter_.tell(with_attributes(message, {f"request.headers['{wire.LEASE_HEADER}']": lease}))
     assert filter_.status is GrpcStatus.OK
     assert here.telemetry.first_byte[POOL].buckets()[-1] == ("+Inf", 1.0)
+
+
+def test_short_responses_tell_now_and_then_what_the_engine_found_in_its_cache(here: Serving) -> None:
+    """One in eight of those of which something was expected: here it is found that there was nothing."""
+    seen = 0
+    for _ in range(64):
+        stream, filter_ = here.stream(), here.stream()
+        lease = headers_set(duplex(stream, long_chat())[0])[wire.LEASE_HEADER]
+        message = modes(response_headers(), NONE, STREAMED)
+        filter_.tell(with_attributes(message, {f"request.headers['{wire.LEASE_HEADER}']": lease}))
+        if filter_.status is None:
+            seen += 1
+            usage = b'{"usage":{"prompt_tokens":1300,"prompt_tokens_details":{"cached_tokens":0}}}'
+            filter_.tell(response_body(usage, end=True))
+        assert filter_.status is GrpcStatus.OK
+        stream.conversation.ended()
+    assert 4 <= seen <= 12
+    assert 0.0 in {ledger.trust.value for ledger in here.picking.ledgers}
+    assert not here.telemetry.tokens, "a sample is no count"
+
+
+def test_the_beginning_of_a_long_response_tells_nothing(here: Serving) -> None:
+    for _ in range(64):
+        stream, filter_ = here.stream(), here.stream()
+        lease = headers_set(duplex(stream, long_chat())[0])[wire.LEASE_HEADER]
+        message = modes(response_headers(), NONE, STREAMED)
+        filter_.tell(with_attributes(message, {f"request.headers['{wire.LEASE_HEADER}']": lease}))
+        filter_.tell(response_body(b'{"choices":[', end=False))
+        assert filter_.status is GrpcStatus.OK
+        stream.conversation.ended()
+    assert {ledger.trust.value for ledger in here.picking.ledgers} == {1.0}
 
 
 def test_an_error_has_no_first_byte(here: Serving) -> None:

@@ -23,6 +23,8 @@ EXPECTED = {
         kv_capacity_tokens=8192 * 128,
         prompt_tokens_total=6440.0,
         generation_tokens_total=96285.0,
+        cache_hits_total=3200.0,
+        cache_queries_total=6440.0,
         started_at=1.795249655e9,
     ),
     "vllm-0.6.3": EngineLoad(
@@ -163,6 +165,34 @@ def test_the_label_decides_between_two_engines_on_one_page() -> None:
 def test_either_exporter_of_tensorrt_llm_is_read_under_its_label() -> None:
     for name in ("trtllm-serve-1.3", "triton-tensorrt-llm"):
         assert_same(read(page(name), EngineKind.TENSORRT_LLM), EXPECTED[name])
+
+
+@pytest.mark.parametrize(("value", "on"), [("True", True), ("False", False), ("None", True)])
+def test_an_engine_may_say_that_it_caches_no_prefixes(value: str, on: bool) -> None:
+    text = f'vllm:num_requests_running 1\nvllm:cache_config_info{{enable_prefix_caching="{value}"}} 1\n'
+    assert read(text.encode()).caches_prefixes is on
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("vllm:gpu_prefix_cache_hits_total 3\nvllm:gpu_prefix_cache_queries_total 7\n", (3.0, 7.0, None)),
+        ("vllm:prefix_cache_hits_total 0\nvllm:gpu_prefix_cache_hit_rate 0.5\n", (0.0, None, None)),
+        ("vllm:gpu_prefix_cache_hit_rate 0.5\n", (None, None, 0.5)),
+        ("vllm:gpu_prefix_cache_hit_rate -1\n", (None, None, None)),
+        ("vllm:prompt_tokens_total 9\n", (None, None, None)),
+    ],
+)
+def test_what_a_cache_found_is_read_as_totals_or_else_as_a_rate(
+    text: str, found: tuple[float | None, float | None, float | None]
+) -> None:
+    load = read(f"vllm:num_requests_running 1\n{text}".encode())
+    assert (load.cache_hits_total, load.cache_queries_total, load.cache_hit_rate) == found
+
+
+def test_sglang_counts_what_it_found_against_all_prompt_tokens() -> None:
+    text = b"sglang:num_running_reqs 1\nsglang:prompt_tokens_total 90\nsglang:cached_tokens_total 30\n"
+    assert (read(text).cache_hits_total, read(text).cache_queries_total) == (30.0, 90.0)
 
 
 def test_a_longer_name_is_not_mistaken_for_the_wanted_one() -> None:

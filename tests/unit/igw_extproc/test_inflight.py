@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import DEFAULT_KV_CAPACITY, STALE_AFTER, Lease, Ledger, Ledgers
+from igw_extproc.inflight import DEFAULT_KV_CAPACITY, STALE_AFTER, Lease, Ledger
+from igw_extproc.ledgers import Ledgers
 
 BUSY = EngineLoad(EngineKind.VLLM, running=4, waiting=0, kv_usage=0.5, kv_capacity_tokens=10_000)
 IDLE = EngineLoad(EngineKind.VLLM, running=0, waiting=0, kv_usage=0.0, kv_capacity_tokens=10_000)

@@ -58,16 +58,20 @@ def test_what_protobuf_refuses_is_refused(data: bytes) -> None:
         assert codec.decode(data) == expected
 
 
-@given(TEXTS, TEXTS, st.none() | TEXTS)
-def test_both_ways_write_the_same_placement(destinations: str, lease: str, pool: str | None) -> None:
+@given(TEXTS, TEXTS, st.none() | TEXTS, st.none() | TEXTS)
+def test_both_ways_write_the_same_placement(
+    destinations: str, lease: str, pool: str | None, prefiller: str | None
+) -> None:
     told = {"x-gateway-destination-endpoint": destinations, "x-igw-lease": lease}
     named = {} if pool is None else {"x-igw-pool": pool}
+    named |= {} if prefiller is None else {"x-prefiller-host-port": prefiller}
     reply = Reply(
         Part.REQUEST_BODY,
         metadata={**told, **named},
         clear_route_cache=pool is not None,
     )
-    assert codec.encode(reply) == one_message.body_reply(destinations, lease, pool), "the short way"
+    rest = list(named.items())
+    assert codec.encode(reply) == one_message.body_reply(destinations, lease, rest, pool is not None), "the short way"
     short = pb.ProcessingResponse.FromString(codec.encode(reply))
     assert short == pb.ProcessingResponse.FromString(codec._encode(reply))
 

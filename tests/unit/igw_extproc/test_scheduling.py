@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
-from igw_extproc.inflight import STALE_AFTER, Ledger, Ledgers
+from igw_extproc.inflight import STALE_AFTER, Ledger
+from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Scheduler
 from igw_extproc.scheduling.pickers import cheapest

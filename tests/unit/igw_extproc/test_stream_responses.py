@@ -203,6 +203,16 @@ def test_the_filter_is_let_go_at_the_headers_where_no_first_byte_comes_later(one
     assert isinstance(step.notice, Responded) and step.notice.whole
 
 
+def test_a_response_that_somebody_is_curious_about_is_shown_to_its_first_chunk() -> None:
+    """Its first byte is with its headers all the same."""
+    exchange = Exchange(LIMIT, curious=lambda lease: lease == "lease-1")
+    step = exchange.receive(observed(content_type="application/json"))
+    assert step.outputs == (PASSES[Part.RESPONSE_HEADERS],)
+    assert isinstance(step.notice, Responded) and step.notice.whole
+    step = exchange.receive(response_body(b"{}"))
+    assert step == Step((PASSES[Part.RESPONSE_BODY], Finish()), Chunk(b"{}", False))
+
+
 @pytest.mark.parametrize("part", [Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS])
 def test_the_filters_stream_never_places_a_request(part: Part) -> None:
     exchange = Exchange(LIMIT)

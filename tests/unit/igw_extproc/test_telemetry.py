@@ -13,16 +13,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from igw_api.objects import Shadow
+from igw_api.split import Split
 from igw_extproc import telemetry
 from igw_extproc.domain import Outcome
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
-from igw_extproc.inflight import LedgerStatistics
+from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.scheduling.shadow import ShadowStatistics
+from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.telemetry import FIRST_BYTE_BOUNDS, PLACEMENT_BOUNDS, TOKEN_BOUNDS, Histogram, Telemetry
-from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, members, policy, pool
+from igw_testing.builders import Picking, address, arrived, chat, endpoint, load, member, members, policy, pool
 from igw_testing.waiting import ask
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -51,6 +53,9 @@ class Parts:
     def queues(self) -> Mapping[str, QueueStatistics]:
         return {"default/llm": self.queue.statistics(0.0)}
 
+    def splits(self) -> Mapping[str, SplitStatistics]:
+        return self.picking.director.splits()
+
     def shadows(self) -> Mapping[str, ShadowStatistics]:
         return self.picking.director.shadows.statistics()
 
@@ -72,6 +77,7 @@ def full() -> Telemetry:
     told.requests[("default/llm", "m", Outcome.PLACED.value)] += 3
     told.responses[(address(1), "2xx")] += 2
     told.placed[address(1)] += 3
+    told.prefills[("default/llm", "remote")] += 1
     told.saw_wait("default/llm", 2.5)
     told.moved[address(1)] += 1
     told.prefix_tokens["default/llm"] += 640
@@ -111,7 +117,9 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
     shown = {}
     here = parts()
     shadowed = policy("prefix-cache", shadow=Shadow("round-robin"))
-    here.picking.serve(pool(), pool("hidden"), *members(2), shadowed, unseen=["hidden"])
+    divided = policy("pd-split", "divided", name="divided", split=Split())
+    pools = [pool(), pool("hidden"), pool("divided")]
+    here.picking.serve(*pools, *members(2), member(3, "divided"), shadowed, divided, unseen=["hidden"])
     here.picking.director.place(arrived(chat(), route="default/llm"), 1.0)
     here.picking.ledgers.unreachable(address(2), "refused", 1.0)
     for family in telemetry.registry(full(), here).collect():

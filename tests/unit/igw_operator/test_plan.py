@@ -12,6 +12,7 @@ from igw_api.objectset import ObjectSet
 from igw_operator.plan.attach import common_hostnames
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Destination, Placement, Refusal
+from igw_testing.gateway_texts import division
 from igw_testing.plans import (
     endpoints,
     gateway,
@@ -280,3 +281,26 @@ def test_no_objects_are_an_empty_plan() -> None:
 def test_the_label_of_a_listener_is_for_people() -> None:
     """Gateway and listener."""
     assert listener(plan_of(gateway(80)), 80).label == "gw/p80"
+
+
+@pytest.mark.parametrize(
+    ("rules", "chosen"),
+    [
+        ((), ["10.0.0.1:8000", "10.0.0.2:8000"]),
+        ((division(policy="least-token"),), ["10.0.0.1:8000", "10.0.0.2:8000"]),
+        ((division(),), ["10.0.0.2:8000"]),
+        ((division(policy="dynamic-pd-split"),), ["10.0.0.2:8000"]),
+        ((division(prefillLabels={"app": "llm"}),), []),
+    ],
+)
+def test_endpoints_that_only_compute_prompts_are_nothing_that_the_proxy_may_choose(
+    rules: tuple[str, ...], chosen: list[str]
+) -> None:
+    """Neither for the pool's own requests nor for a plain route that names it."""
+    prompts = endpoints("10.0.0.1", name="p").replace("app: llm", "app: llm\n    inferencegateway.io/role: prefill")
+    route = http_route(backends=[{"name": "llm", "port": 9}])
+    plan = plan_of(gateway(80, 81), pool(port=81), route, endpoints("10.0.0.2"), prompts, *rules)
+    assert {one.name: list(one.endpoints) for one in plan.clusters} == {
+        "pool/default/llm": chosen,
+        "service/default/llm/9": chosen,
+    }

@@ -15,7 +15,7 @@ from igw_operator.plan.model import Site
 from igw_operator.render.envoy_gateway.manifests import duration
 from igw_operator.render.envoy_gateway.names import LONGEST, names_of
 from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Phase, Rendered
-from igw_testing.gateway_texts import gateway, model, pool
+from igw_testing.gateway_texts import division, gateway, model, pool
 from igw_testing.plans import PICKER, objects_of, plan_of, rendered
 
 SITE = Key("default", "igw-gw-p80")
@@ -202,3 +202,24 @@ def test_the_patch_makes_envoy_look_again_soon_at_a_picker_that_it_never_reached
     (operation,) = [one["operation"] for one in patch["spec"]["jsonPatches"] if "Cluster" in one["type"]]
     assert operation["path"].endswith("/no_traffic_interval")
     assert operation["value"] == "0.5s"
+
+
+@pytest.mark.parametrize(
+    ("rules", "selector"),
+    [
+        ((), {"app": "llm"}),
+        ((division(),), {"app": "llm"}),
+        ((division(decodeLabels={"half": "decode"}),), {"app": "llm", "half": "decode"}),
+    ],
+)
+def test_a_divided_pools_service_has_the_pods_that_answer_where_labels_tell(
+    rules: tuple[str, ...], selector: dict[str, str]
+) -> None:
+    """The proxy chooses among them while the picker is down."""
+    found = objects_for(gateway(80), pool(port=80), *rules)
+    selectors = [
+        one.manifest["spec"].get("selector")
+        for (kind, _), one in found.items()
+        if kind == "Service" and wire.POOL_LABEL in one.manifest["metadata"]["labels"]
+    ]
+    assert selectors == [selector]

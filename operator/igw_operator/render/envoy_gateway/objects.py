@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from igw_api.objects import AnyObject
 from igw_api.objectset import ObjectSet
+from igw_api.resolution import splits
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
 from igw_operator.render.envoy_gateway.listener import listener_objects
 from igw_operator.render.envoy_gateway.names import Names, names_of
@@ -32,6 +33,7 @@ def render(plan: GatewayPlan, objects: ObjectSet, observed: Observed, options: O
 def _all(
     plan: GatewayPlan, objects: ObjectSet, names: Names, observed: Observed, options: Options
 ) -> Iterator[Rendered]:
+    divisions = splits(objects.policies.values())
     treatments = {cluster.name: cluster.resilience for cluster in plan.clusters}
     for site in plan.sites:
         yield from picker_objects(site, served(site, objects, names), names, observed, options)
@@ -40,7 +42,8 @@ def _all(
         for key in site.pools:
             pool = objects.pools[key]
             resilience = treatments.get(f"pool/{key}", Resilience())
-            yield from pool_objects(site, pool, plan, names, resilience=resilience, early=early)
+            split = divisions.get(key)
+            yield from pool_objects(site, pool, plan, names, resilience=resilience, split=split, early=early)
             yield from extension_objects(site, pool, names, observed)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from igw_api import wire
 from igw_api.meta import GATEWAY_GROUP
 from igw_api.objects import FailureMode, Key, Lead, Pool
+from igw_api.split import Split
 from igw_operator.plan.backends import H2C
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
 from igw_operator.render.envoy_gateway.listener import limits, tcp_keepalive
@@ -25,11 +26,18 @@ ANY_PATH = {"type": "PathPrefix", "value": "/"}
 
 
 def pool_objects(
-    site: Site, pool: Pool, plan: GatewayPlan, names: Names, *, resilience: Resilience, early: bool
+    site: Site,
+    pool: Pool,
+    plan: GatewayPlan,
+    names: Names,
+    *,
+    resilience: Resilience,
+    split: Split | None,
+    early: bool,
 ) -> Iterator[Rendered]:
     """All but the Service that the pool names. `early`: the route must not be made yet."""
     labels = {**site_labels(site, names), **pool_labels(pool.key)}
-    yield Rendered(Phase.FOUNDATION, manifest("Service", names.service(pool.key), labels, spec=_endpoints(pool)))
+    yield Rendered(Phase.FOUNDATION, manifest("Service", names.service(pool.key), labels, spec=_endpoints(pool, split)))
     key = names.route(site, pool.key)
     target = {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": key.name}
     policy = {"targetRefs": [target], **_treatment(resilience, plan)}
@@ -70,11 +78,12 @@ def lead(site: Site, default: Pool, names: Names) -> tuple[str, Lead]:
     return route, Lead(site.pools, announce=site.shared or closed)
 
 
-def _endpoints(pool: Pool) -> dict[str, Any]:
+def _endpoints(pool: Pool, split: Split | None) -> dict[str, Any]:
+    """Without the Pods that only compute prompts, where labels tell: a Service cannot select those without a label."""
     protocol = {"appProtocol": H2C} if pool.app_protocol == H2C else {}
     return {
         "clusterIP": "None",
-        "selector": dict(pool.selector),
+        "selector": {**pool.selector, **(split.decode_labels if split is not None else {})},
         "ports": [
             {"name": f"port-{number}", "port": number, "targetPort": number, "protocol": "TCP", **protocol}
             for number in pool.target_ports

@@ -1,0 +1,157 @@
+"""`make bench-live`: workload A over real sockets, policy by policy, beside the same requests simulated offline.
+
+Simulated engines run SPEED times as fast, so that it ends in about ten minutes on two cores. Prints a line for each
+run, what each policy comes to online and offline, and last one line of JSON as `make bench-policies` does: for each
+policy the ratios to round robin with the same seed, medians of the seeds. docs/benchmarks/live.md has a run.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from igw_bench.command import campaign, plans, virtual
+from igw_bench.command.campaign import Settings
+from igw_bench.command.figures import Slo, headline
+from igw_bench.command.plans import Shape
+from igw_bench.command.progress import Progress
+from igw_bench.command.samples import Run
+from igw_bench.offline import HOP
+from igw_bench.policies import BASELINE, RATIOS
+
+POLICIES = (BASELINE, "least-request", "llm-metric", "prefix-cache")
+SEEDS = (1, 2, 3)
+REQUESTS, SPEED = 4_000, 10.0
+# Title, figure, factor, digits.
+_SHOWN = (
+    ("TTFT mean ms", "ttft_mean", 1e3, 0),
+    ("TTFT P99 ms", "ttft_p99", 1e3, 0),
+    ("TPOT mean ms", "tpot_mean", 1e3, 1),
+    ("TPOT P99 ms", "tpot_p99", 1e3, 1),
+    ("tokens/s", "tokens_per_s", 1, 0),
+)
+_Figures = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One run online, and the same offline: as the offline benchmark has it, and as far away as online was."""
+
+    policy: str
+    seed: int
+    outside: float
+    online: _Figures
+    offline: _Figures
+    offline_there: _Figures
+
+
+def main(
+    requests: Annotated[int, typer.Option(min=100, help="Requests of each run.")] = REQUESTS,
+    speed: Annotated[float, typer.Option(min=0.1, help="How many times faster the engines run.")] = SPEED,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = len(SEEDS),
+) -> None:
+    """Workload A online and offline."""
+    shape = Shape(workload="A", requests=requests)
+    settings = Settings(shape, POLICIES, range(1, seeds + 1), speed=speed)
+    progress = Progress(Console(stderr=True, highlight=False))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runs = runner.run(campaign.online(settings, progress))
+    pairs = [_pair(shape, run) for run in runs]
+    print(f"\n{table(pairs)}\n\n{outside(runs)}\n")
+    print(json.dumps({"A": ratios(pairs)}))
+    sys.exit(0)
+
+
+def _pair(shape: Shape, run: Run) -> Pair:
+    plan = plans.build(shape, run.seed)
+    far = run.outside if run.outside is not None else HOP
+    simulated = (virtual.simulate(plan, run.policy, run.seed, run.speed, hop) for hop in (HOP, far))
+    return Pair(run.policy, run.seed, far, *(headline(one, Slo()) for one in (run, *simulated)))
+
+
+def ratios(pairs: Sequence[Pair], of: Callable[[Pair], _Figures] = lambda pair: pair.online) -> dict[str, _Figures]:
+    """By policy: RATIOS to the baseline with the same seed, medians of the seeds."""
+    base = {pair.seed: of(pair) for pair in pairs if pair.policy == BASELINE}
+    found: dict[str, _Figures] = {}
+    for policy in dict.fromkeys(pair.policy for pair in pairs):
+        mine = [pair for pair in pairs if pair.policy == policy]
+        found[policy] = {name: _short(_median([_ratio(of(one)[name], base[one.seed][name]) for one in mine]))
+                         for name in RATIOS}  # fmt: skip
+    return found
+
+
+def table(pairs: Sequence[Pair]) -> str:
+    """Markdown: medians of the seeds online, offline, and offline with online's way to the engines; then ratios."""
+    lines = [
+        f"| policy | | {' | '.join(title for title, *_ in _SHOWN)} |",
+        "|---|---" + "|---" * len(_SHOWN) + "|",
+    ]
+    for policy in dict.fromkeys(pair.policy for pair in pairs):
+        mine = [pair for pair in pairs if pair.policy == policy]
+        online = [_median([one.online[name] for one in mine]) for _, name, _, _ in _SHOWN]
+        same = [_median([one.offline_there[name] for one in mine]) for _, name, _, _ in _SHOWN]
+        plain = [_median([one.offline[name] for one in mine]) for _, name, _, _ in _SHOWN]
+        lines.append(_row(policy, "online", _numbers(online)))
+        lines.append(_row("", "offline", _numbers(plain)))
+        lines.append(_row("", "offline, online's way", _numbers(same)))
+        lines.append(_row("", "difference to it", [_change(a, b) for a, b in zip(online, same, strict=True)]))
+    return "\n".join([*lines, "", *_ratio_table(pairs)])
+
+
+def _ratio_table(pairs: Sequence[Pair]) -> list[str]:
+    online, offline = ratios(pairs), ratios(pairs, lambda pair: pair.offline_there)
+    lines = [f"| ratio to {BASELINE} | | {' | '.join(RATIOS)} |", "|---|---" + "|---" * len(RATIOS) + "|"]
+    for policy, found in online.items():
+        lines.append(_row(policy, "online", [f"{found[name] or 0:.3g}" for name in RATIOS]))
+        lines.append(_row("", "offline", [f"{offline[policy][name] or 0:.3g}" for name in RATIOS]))
+    return lines
+
+
+def outside(runs: Sequence[Run]) -> str:
+    """How long requests were outside the engines: what a hop is offline."""
+    told = {
+        policy: statistics.median(1e3 * (run.outside or 0.0) for run in runs if run.policy == policy)
+        for policy in dict.fromkeys(run.policy for run in runs)
+    }
+    times = ", ".join(f"{policy} {value:.1f} ms" for policy, value in told.items())
+    return f"Outside the engines until the first token, in real time: {times}. Offline: {1e3 * HOP:g} ms."
+
+
+def _numbers(values: Sequence[float | None]) -> list[str]:
+    return [
+        "-" if value is None else f"{value * factor:,.{digits}f}"
+        for value, (_, _, factor, digits) in zip(values, _SHOWN, strict=True)
+    ]
+
+
+def _row(policy: str, kind: str, cells: Sequence[str]) -> str:
+    return f"| {policy} | {kind} | {' | '.join(cells)} |"
+
+
+def _change(value: float | None, base: float | None) -> str:
+    found = _ratio(value, base)
+    return "-" if found is None else f"{found - 1:+.0%}"
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

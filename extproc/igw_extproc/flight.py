@@ -1,0 +1,106 @@
+"""One placed request, from its placement to its end: what was met on the way, and what can be learnt of it.
+
+Pure: `now` is an argument. The director makes one for each placement; conversations tell it what passes.
+"""
+
+from igw_extproc import openai
+from igw_extproc.answers import streamed_tokens
+from igw_extproc.inflight import Ledger
+from igw_extproc.ledgers import Ledgers
+from igw_extproc.messages import Responded
+from igw_extproc.scheduling.framework import Decision
+from igw_extproc.scheduling.split import PairLease
+
+
+class Flight:
+    """One placed request until it ends: its share of the load, and what it met on the way.
+
+    Every method may be called at any time and in any order; `ended` closes it once and for all. The lease tells the
+    prefix index what was learnt: the endpoint holds the prompt once it answers with a first byte, or without our
+    seeing responses, once the request has ended.
+    """
+
+    __slots__ = (
+        "_ledgers",
+        "_step",
+        "answer_tokens",
+        "decision",
+        "first_byte_at",
+        "lease_id",
+        "model",
+        "moved",
+        "open",
+        "placed_at",
+        "pool",
+        "response_id",
+        "status",
+        "streams",
+    )
+
+    def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
+        self.lease_id = lease_id
+        self.pool = pool
+        self.model = model
+        self.decision = decision
+        self.placed_at = now
+        self.response_id = ""  # what we called the response that it asks for
+        self.first_byte_at: float | None = None
+        self.status = 0  # 0: not seen
+        self.streams = False  # whether the answer comes token by token
+        self.answer_tokens = 0  # as the engine has it; 0: not seen
+        self.moved = False
+        self.open = True
+        self._ledgers = ledgers
+        self._step: float | None = None  # seconds for a token when the answer began
+
+    @property
+    def first_choice(self) -> Ledger:
+        """The endpoint that was named first."""
+        return self.decision.order[0]
+
+    def responded(self, response: Responded) -> None:
+        """An engine answered, perhaps another than the one named first: the load goes to the one that did."""
+        if not self.open:
+            return
+        self.status = response.status
+        served = self._ledgers.get(response.served) if response.served else None
+        if served is not None and served is not self.first_choice:
+            self.moved = True
+            self.decision.lease.moved_to(served)
+
+    def prefilled(self, succeeded: bool, now: float) -> Ledger | None:
+        """The prompt was computed elsewhere, or not. Returns where it should have been, if it was to be anywhere."""
+        lease = self.decision.lease
+        if not self.open or not isinstance(lease, PairLease):
+            return None
+        lease.prefilled(now, succeeded)
+        return self.decision.prefiller
+
+    def first_byte(self, now: float) -> float | None:
+        """A byte of the response's body passed. Returns seconds since the pick, the first time only."""
+        if not self.open or self.first_byte_at is not None:
+            return None
+        self.first_byte_at = now
+        self._step = self.decision.lease.ledger.decode.step
+        self.decision.lease.first_byte(now, succeeded=self.status < 400)
+        return now - self.placed_at
+
+    def length(self, now: float) -> float | None:
+        """Tokens of the answer that ends now, as far as that can be told."""
+        if self.answer_tokens:
+            return self.answer_tokens
+        step = self.decision.lease.ledger.decode.step
+        if not self.streams or self.first_byte_at is None or not step or self.status >= 400:
+            return None
+        return streamed_tokens(now - self.first_byte_at, self._step, step)
+
+    def counted(self, usage: openai.Usage) -> None:
+        """The engine told what it counted for this request."""
+        self.answer_tokens = usage.completion
+        if usage.cached is not None:
+            self.decision.lease.counted(usage.prompt, usage.cached)
+
+    def ended(self, now: float) -> None:
+        """The request is over."""
+        self.open = False
+        self.decision.lease.close(now, succeeded=self.status < 400)

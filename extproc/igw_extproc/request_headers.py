@@ -1,0 +1,35 @@
+"""The headers of a request that placement reads. Pure; called by `director` for every request."""
+
+from igw_api import wire
+from igw_extproc.messages import ROUTE_ATTRIBUTE, Arrived
+
+
+class RequestHeaders:
+    """The few headers that matter, from the headers message or, in the one-message mode, from attributes."""
+
+    __slots__ = ("content_type", "model", "objective", "path", "rewrite", "route", "session")
+
+    def __init__(self, request: Arrived) -> None:
+        headers, attributes = request.headers, request.attributes
+        self.route = attributes.get(ROUTE_ATTRIBUTE)
+        if headers:
+            self.path = headers.get(":path")
+            self.content_type = headers.get("content-type")
+            self.model = headers.get(wire.MODEL_HEADER)
+            self.objective = headers.get(wire.OBJECTIVE_HEADER)
+            self.rewrite = headers.get(wire.MODEL_REWRITE_HEADER)
+            self.session = headers.get(wire.SESSION_HEADER)
+        else:
+            self.path = attributes.get("request.path")
+            self.content_type = attributes.get(_CONTENT_TYPE)
+            self.model = attributes.get(_MODEL)
+            self.objective = attributes.get(_OBJECTIVE)
+            self.rewrite = attributes.get(_REWRITE)
+            self.session = attributes.get(_SESSION)
+
+
+_CONTENT_TYPE = "request.headers['content-type']"
+_MODEL = f"request.headers['{wire.MODEL_HEADER}']"
+_OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
+_REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
+_SESSION = f"request.headers['{wire.SESSION_HEADER}']"

@@ -1,0 +1,306 @@
+"""Placement where one endpoint computes the prompt and another the answer (prefill/decode). Called as `Scheduler` is.
+
+What each costs, in seconds, with the pool's two policies:
+
+    prompt at p:            prefill policy's cost + HINDERS x time for uncached tokens x requests being answered there
+    answer at d:            decode policy's cost + transfer x time to compute the tokens that d does not hold yet
+    pair (p, d):            both; p and d differ
+    one endpoint for both:  prompt at e + answer at e, less the transfer; where that is allowed
+
+and the lowest of all is taken (`pairs`). One for both is allowed where an endpoint is for both roles, and in a dynamic
+pool at every endpoint for answers, as the only way where it misses fewer than `min_uncached` tokens of the prompt.
+
+What is reserved: at p the prompt, until the first byte; at d the KV of prompt and answer, until the end. The index
+expects the prompt at both.
+"""
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from random import Random
+from typing import Final, NamedTuple
+
+from igw_api import wire
+from igw_api.split import PrefillFailure, Role, Split
+from igw_extproc.domain import Ask
+from igw_extproc.inflight import Lease, Ledger
+from igw_extproc.scheduling import filters
+from igw_extproc.scheduling.framework import LEVEL_EVERY, Decision, Policy, costs_of
+from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
+from igw_extproc.scheduling.pickers import cheapest
+from igw_extproc.scheduling.policies import POLICIES
+from igw_extproc.scheduling.popularity import Held, Popularity
+from igw_extproc.scheduling.prefix import PrefixExpectation, PrefixIndex
+from igw_extproc.scheduling.roles import Roles
+from igw_extproc.speeds import level
+
+# A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
+# prefill hides part of that, since a step of few answers leaves most of the device idle.
+HINDERS: Final = 0.05
+
+
+class PairLease:
+    """One request's share at two endpoints. Every call may come in any order and more than once."""
+
+    __slots__ = ("decode", "prefill")
+
+    def __init__(self, prefill: Lease, decode: Lease) -> None:
+        self.prefill = prefill
+        self.decode = decode
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the answer comes from."""
+        return self.decode.ledger
+
+    @property
+    def ask(self) -> Ask:
+        """What is counted there."""
+        return self.decode.ask
+
+    def prefilled(self, now: float, succeeded: bool = True) -> None:
+        """The prompt has left the endpoint that computed it, or that endpoint has failed."""
+        self.prefill.first_byte(now, succeeded)
+        self.prefill.close(now, succeeded)
+
+    def first_byte(self, now: float, succeeded: bool = True) -> None:
+        """The answer began, which it does after the prompt has arrived."""
+        self.prefilled(now, succeeded)
+        self.decode.first_byte(now, succeeded)
+
+    def close(self, now: float, succeeded: bool = True) -> None:
+        """The request is over at both."""
+        self.prefill.close(now, succeeded)
+        self.decode.close(now, succeeded)
+
+    @property
+    def matched_tokens(self) -> int:
+        """Of no use: what the endpoint for the answer counts as cached may have come from the other one."""
+        return 0
+
+    def counted(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Nothing is learnt of it, see above."""
+
+    def moved_to(self, other: Ledger) -> None:
+        """The proxy retried another endpoint for the answer; the prompt stays where it was."""
+        self.decode.moved_to(other)
+
+
+class SplitStatistics(NamedTuple):
+    """One pool's numbers: requests by how many endpoints they got, and each endpoint's role now."""
+
+    pairs: int
+    singles: int
+    roles: tuple[tuple[str, Role], ...]  # by address
+    changes: int
+
+
+class _Halves(NamedTuple):
+    """Who may compute the prompt, and who the answer. An endpoint for both roles is in both."""
+
+    prefill: list[Ledger]
+    decode: list[Ledger]
+
+
+class SplitScheduler:
+    """Places the requests of one pool that divides them. `serve` tells it the pool's endpoints."""
+
+    def __init__(self, split: Split, index: PrefixIndex) -> None:
+        self.split = split
+        self.roles = Roles(split.dwell)
+        self.doubts: Mapping[int, float] = {}  # as in `Scheduler`
+        self._index = index
+        self._popularity = Popularity()
+        self._turn = -1
+        self._level_at = 0.0
+        self._pairs = self._singles = 0
+        self._served: tuple[Ledger, ...] = ()
+        self._role: dict[int, Role] = {}  # by slot
+        self._prefill, self._decode = POLICIES[split.prefill], POLICIES[split.decode]
+
+    @property
+    def reads_prefixes(self) -> bool:
+        """Always: what an endpoint holds need not be moved to it."""
+        return True
+
+    def configure(self, split: Split) -> None:
+        """Go on by these rules."""
+        self.split = split
+        self.roles.dwell = split.dwell
+        self._prefill, self._decode = POLICIES[split.prefill], POLICIES[split.decode]
+
+    def serve(self, ledgers: Sequence[Ledger]) -> None:
+        """The pool has these endpoints from now on."""
+        self._served = tuple(ledgers)
+        found = {one.slot: self.split.role(one.endpoint.labels) for one in ledgers}
+        self._role = {slot: role for slot, role in found.items() if role is not None}
+        self.roles.serve([(one, self._role[one.slot]) for one in ledgers if one.slot in self._role])
+
+    def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
+        """Who may be chosen: of each role those that `filters` allows. None, where nobody can answer."""
+        prefill, decode = (filters.candidates(side, subset) for side in self._sides(ledgers))
+        return decode + [one for one in prefill if one not in decode] if decode else []
+
+    def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
+        """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can.
+
+        Judged without a look at the index: a long prompt in a dynamic pool counts even if it is cached.
+        """
+        failure, least = self.split.on_failure, self.split.min_uncached if self.split.dynamic else 0
+        if failure is PrefillFailure.DECODE:
+            return None
+        if ask is not None and not (ask.divisible and ask.prompt_tokens >= least):
+            return None
+        return failure if candidates and not self._sides(candidates).prefill else None
+
+    def pick(
+        self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
+    ) -> Decision | None:
+        """Choose among `candidates` and reserve. None: there is none for the answer."""
+        if self.split.dynamic:
+            self.roles.review(now)
+        sides = self._sides(candidates)
+        if not sides.decode:
+            return None
+        if now >= self._level_at:
+            self._level_at = now + LEVEL_EVERY
+            level(candidates)
+        held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
+        return self._pair(sides, ask, held, now, rng, explain)
+
+    def _pair(self, sides: _Halves, ask: Ask, held: Held, now: float, rng: Random, explain: bool) -> Decision:
+        self._turn += 1
+        pair, order = self._choose(sides, ask, held, rng)
+        prefiller = sides.prefill[pair.prefill] if pair.prefill is not None else None
+        chosen = [one for at in order if (one := sides.decode[at]) is not prefiller]
+        silent = [one for one in (chosen[0], prefiller) if one is not None and now >= one.stale_at]
+        if silent:
+            # As in `Scheduler.pick`: ageing raises costs, once for each silence.
+            for one in (*sides.prefill, *sides.decode):
+                one.age(now)
+            return self._pair(sides, ask, held, now, rng, explain)
+        told = {chosen[0].endpoint.address: pair.cost} if explain else None
+        at = prefiller or chosen[0]
+        hit = held.tokens.get(at.slot, 0)
+        lease = self._reserve(ask, (chosen[0], prefiller), held, now)
+        return Decision(tuple(chosen), hit, lease, told, prefiller)
+
+    def _reserve(self, ask: Ask, chosen: tuple[Ledger, Ledger | None], held: Held, now: float) -> Lease | PairLease:
+        decoder, prefiller = chosen
+        cached, matched = held.tokens, held.matched
+        hit = cached.get(decoder.slot, 0)
+        if prefiller is None:
+            self._singles += 1
+            return decoder.reserve(ask, hit, now, self._expect(decoder, ask), matched.get(decoder.slot, 0))
+        self._pairs += 1
+        # Nothing of the prompt is computed where it is answered: there it is KV like the answer's own.
+        arrives = max(ask.prompt_tokens - hit, 0) + ask.output_tokens
+        answer = decoder.reserve(
+            ask._replace(prompt_tokens=0, output_tokens=arrives), 0, now, self._expect(decoder, ask)
+        )
+        prompt = ask._replace(output_tokens=0)
+        found, expected = cached.get(prefiller.slot, 0), matched.get(prefiller.slot, 0)
+        at = prefiller.reserve(prompt, found, now, self._expect(prefiller, ask), expected)
+        return PairLease(at, answer)
+
+    def _expect(self, ledger: Ledger, ask: Ask) -> PrefixExpectation | None:
+        return self._index.expect(ledger.slot, ask.prefix, ledger.kv_capacity) if ask.prefix else None
+
+    def _choose(self, sides: _Halves, ask: Ask, held: Held, rng: Random) -> tuple[Pair, list[int]]:
+        """The lowest cost of all, and the endpoints for the answer, the chosen one first."""
+        answer = self._costs(self._decode, sides.decode, ask, held)
+        single, order = self._single(sides, ask, held, answer, rng)
+        best = single
+        if sides.prefill and ask.divisible:
+            moved = self._moved(answer, sides.decode, ask, held.tokens)
+            prompt = self._prompt(sides.prefill, ask, held)
+            ends = self._decode.picker(sides.decode, moved, self._turn, rng)
+            starts = self._prefill.picker(sides.prefill, prompt, self._turn, rng)
+            pair = best_pair(sides.prefill, sides.decode, prompt, moved, (starts, ends))
+            best, order = cheaper(pair, single), ends
+        assert best is not None, "where there is no pair, one for both is allowed"
+        return best, [best.decode, *(at for at in order if at != best.decode)]
+
+    def _single(
+        self, sides: _Halves, ask: Ask, held: Held, answer: Sequence[float], rng: Random
+    ) -> tuple[Pair | None, list[int]]:
+        """The best endpoint that does both, if any may, and those that may, in order."""
+        decode = sides.decode
+        if self.split.dynamic or not ask.divisible or not sides.prefill:
+            allowed = list(range(len(decode)))
+        else:
+            allowed = [at for at, one in enumerate(decode) if self._role[one.slot] is Role.BOTH]
+            if not allowed:
+                return None, []
+        able = [decode[at] for at in allowed]
+        prompt = self._prompt(able, ask, held)
+        costs = [answer[at] + cost for at, cost in zip(allowed, prompt, strict=True)]
+        order = cheapest(able, costs, self._turn, rng)
+        return Pair(None, allowed[order[0]], costs[order[0]]), [allowed[at] for at in order]
+
+    def _costs(self, policy: Policy, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
+        """What one of the two policies says, in seconds."""
+        costs = costs_of(policy, side, ask, held)
+        return costs if policy.second in (0.0, 1.0) else [cost / policy.second for cost in costs]
+
+    def _prompt(self, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
+        """What computing the prompt costs, there and to those who are being answered there."""
+        costs = self._costs(self._prefill, side, ask, held)
+        role, tokens, cached = self._role, ask.prompt_tokens, held.tokens
+        for at, one in enumerate(side):
+            if one.queued and role[one.slot] is not Role.PREFILL:
+                costs[at] += HINDERS * max(tokens - cached.get(one.slot, 0), 0) * one.prefill_s * one.queued
+        return costs
+
+    def _moved(
+        self, answer: Sequence[float], side: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]
+    ) -> list[float]:
+        """What the answer costs with the prompt from elsewhere. Infinite, where too little of it is missing."""
+        transfer, tokens = self.split.transfer, ask.prompt_tokens
+        least = self.split.min_uncached if self.split.dynamic else 0
+        if not cached:
+            if tokens < least:
+                return [math.inf] * len(answer)
+            return [cost + transfer * tokens * one.prefill_s for cost, one in zip(answer, side, strict=True)]
+        return [
+            cost + transfer * lacks * one.prefill_s
+            if (lacks := max(tokens - cached.get(one.slot, 0), 0)) >= least
+            else math.inf
+            for cost, one in zip(answer, side, strict=True)
+        ]
+
+    def statistics(self) -> SplitStatistics:
+        """The numbers now."""
+        now = self.roles.now if self.split.dynamic else _FIXED
+        served = [(one, role) for one in self._served if (role := self._role.get(one.slot)) is not None]
+        roles = tuple((one.endpoint.address, now.get(one.slot, role)) for one, role in served)
+        return SplitStatistics(self._pairs, self._singles, roles, self.roles.changes)
+
+    def _sides(self, ledgers: Sequence[Ledger]) -> _Halves:
+        """By role; in a dynamic pool, those for both by the role that they have now."""
+        role, now = self._role, self.roles.now if self.split.dynamic else _FIXED
+        prefill: list[Ledger] = []
+        decode: list[Ledger] = []
+        for ledger in ledgers:
+            slot = ledger.slot
+            has = now.get(slot) or role.get(slot)
+            if has is Role.DECODE or has is Role.BOTH:
+                decode.append(ledger)
+            if has is Role.PREFILL or has is Role.BOTH:
+                prefill.append(ledger)
+        if not decode and now:
+            # Those that compute prompts now can answer too.
+            decode = [one for one in prefill if one.slot in now]
+        return _Halves(prefill, decode)
+
+
+_FIXED: Mapping[int, Role] = {}
+
+
+def prefill_headers(split: Split | None, decision: Decision) -> tuple[tuple[str, str], ...]:
+    """What the sidecar beside the decode endpoint is told. Nothing: that endpoint computes the prompt."""
+    if split is None or decision.prefiller is None:
+        return ()
+    # Who has waited for a prefill endpoint need not be refused because it failed then.
+    strict = split.on_failure is PrefillFailure.STRICT
+    failure = wire.PREFILL_STRICT if strict else wire.PREFILL_DECODE
+    return (wire.PREFILLER_HEADER, decision.prefiller.endpoint.address), (wire.PREFILL_FAILURE_HEADER, failure)

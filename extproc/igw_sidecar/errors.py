@@ -1,0 +1,57 @@
+"""Why a request cannot be served as asked, with the status and the body that an OpenAI client gets.
+
+    SplitError
+    +-- PrefillFailed     502, or 503 where another try may go well: the prefiller could not be reached or was too slow
+    +-- EngineGone        503   the engine beside us does not answer
+    +-- TooLarge          413   a body above the limit, which has to be read whole to be split
+
+The texts never quote a prompt.
+"""
+
+import orjson
+
+
+class SplitError(Exception):
+    """`str(error)` is what the client reads, unless the request is run locally instead."""
+
+    def __init__(self, message: str, status: int, code: str, kind: str = "server_error") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.kind = kind
+
+    def body(self) -> bytes:
+        """`{"error": {message, type, param, code}}`."""
+        return orjson.dumps({"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}})
+
+
+class PrefillFailed(SplitError):
+    """`reason` is a label: refused, unreachable, timeout, status, answer, decode. `again`: another try may go well.
+
+    `verdict` is a prefiller's answer, status and body, that finds fault with the request itself.
+    """
+
+    def __init__(
+        self, reason: str, message: str, again: bool = False, verdict: tuple[int, bytes] | None = None
+    ) -> None:
+        super().__init__(message, verdict[0] if verdict else 503 if again else 502, "prefill_failed")
+        self.reason = reason
+        self._verdict = verdict
+
+    def body(self) -> bytes:
+        """The prefiller's own words where the request is to blame."""
+        return self._verdict[1] if self._verdict else super().body()
+
+
+class EngineGone(SplitError):
+    """The engine beside us cannot be reached, or closed the connection before it answered."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine does not answer", 503, "engine_unreachable")
+
+
+class TooLarge(SplitError):
+    """More than `--max-body-bytes`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes", 413, "request_too_large", "invalid_request_error")
