@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-live bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,9 @@ bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtua
 
 bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (about 10 minutes)
 	@$(BIN)/python -m igw_bench.command.live
+
+bench-split: $(STAMP) ## The same engines mixed and divided into prefill and decode, offline (under two minutes)
+	@$(BIN)/python -m igw_bench.prefill_decode
 
 bench-cluster: $(STAMP) ## Times, writes, memory and CPU on a real Kubernetes cluster (about 8 minutes; needs root)
 	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.bench_cluster

@@ -73,7 +73,7 @@ class PrefillDecode(Strict):
     transfer_percent: Annotated[int, Field(ge=0, le=1000)] = 10
     """What moving a prompt token to the other endpoint takes, in percent of computing it."""
     role_dwell: Annotated[str, Field(pattern=_SECONDS)] = "60s"
-    """With `dynamic-pd-split`: the least time between two changes of role, 1s or more."""
+    """With `dynamic-pd-split`: how long an endpoint keeps a role at least, 1s or more."""
 
 
 class Scheduling(Strict):

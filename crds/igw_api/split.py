@@ -37,8 +37,8 @@ class Split:
     """One pool's division. `prefill` and `decode` are names of placement policies.
 
     `min_uncached`: uncached prompt tokens below which a dynamic pool does not divide a request. `transfer`: what it
-    takes to move a prompt token to the decode endpoint, as a share of computing it. `dwell`: seconds between two
-    changes of a dynamic pool's roles.
+    takes to move a prompt token to the decode endpoint, as a share of computing it. `dwell`: seconds for
+    which an endpoint of a dynamic pool keeps a role at least.
     """
 
     dynamic: bool = False

@@ -87,7 +87,7 @@ class Engines:
                 answer = await self._asked(request, prefiller, body)
         except TimeoutError:
             seconds = self._settings.prefill_s
-            raise PrefillFailed("timeout", f"prefiller {prefiller} took more than {seconds:g} s", again=True) from None
+            raise PrefillFailed("timeout", f"Prefiller {prefiller} took more than {seconds:g} s.") from None
         self._telemetry.prefill_seconds.observe(loop.time() - began)
         return answer
 
@@ -99,11 +99,12 @@ class Engines:
                 answer = await _bounded(response)
         except aiohttp.ClientError as error:
             reason = type(error).__name__
-            raise PrefillFailed("unreachable", f"prefiller {prefiller} failed: {reason}", again=True) from None
+            raise PrefillFailed(
+                "unreachable", f"Prefiller {prefiller} cannot be reached, or broke off: {reason}."
+            ) from None
         if response.status != 200:
             verdict = (response.status, answer) if response.status in _VERDICTS else None
-            busy = response.status in (429, 503)
-            raise PrefillFailed("status", f"prefiller {prefiller} answered {response.status}", busy, verdict)
+            raise PrefillFailed("status", f"Prefiller {prefiller} answered {response.status}.", verdict)
         return answer
 
     async def relay(
@@ -157,7 +158,7 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
         parts.append(chunk)
         size += len(chunk)
         if size > _MOST_ANSWER_BYTES:
-            raise PrefillFailed("answer", "the prefiller's answer is too large")
+            raise PrefillFailed("answer", "The prefiller's answer is too large.")
     return b"".join(parts)
 
 

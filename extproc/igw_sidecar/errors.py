@@ -1,7 +1,7 @@
 """Why a request cannot be served as asked, with the status and the body that an OpenAI client gets.
 
     SplitError
-    +-- PrefillFailed     502, or 503 where another try may go well: the prefiller could not be reached or was too slow
+    +-- PrefillFailed     502, and not 503: the proxy would send that to the next endpoint, with the same prefiller
     +-- EngineGone        503   the engine beside us does not answer
     +-- TooLarge          413   a body above the limit, which has to be read whole to be split
 
@@ -14,7 +14,7 @@ import orjson
 class SplitError(Exception):
     """`str(error)` is what the client reads, unless the request is run locally instead."""
 
-    def __init__(self, message: str, status: int, code: str, kind: str = "server_error") -> None:
+    def __init__(self, message: str, status: int, code: str, kind: str = "service_unavailable_error") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -26,15 +26,13 @@ class SplitError(Exception):
 
 
 class PrefillFailed(SplitError):
-    """`reason` is a label: refused, unreachable, timeout, status, answer, decode. `again`: another try may go well.
+    """`reason` is a label: refused, unreachable, timeout, status, answer, decode.
 
     `verdict` is a prefiller's answer, status and body, that finds fault with the request itself.
     """
 
-    def __init__(
-        self, reason: str, message: str, again: bool = False, verdict: tuple[int, bytes] | None = None
-    ) -> None:
-        super().__init__(message, verdict[0] if verdict else 503 if again else 502, "prefill_failed")
+    def __init__(self, reason: str, message: str, verdict: tuple[int, bytes] | None = None) -> None:
+        super().__init__(message, verdict[0] if verdict else 502, "prefill_failed")
         self.reason = reason
         self._verdict = verdict
 
@@ -47,11 +45,13 @@ class EngineGone(SplitError):
     """The engine beside us cannot be reached, or closed the connection before it answered."""
 
     def __init__(self) -> None:
-        super().__init__("the engine does not answer", 503, "engine_unreachable")
+        super().__init__("The engine does not answer; try again.", 503, "engine_unreachable")
 
 
 class TooLarge(SplitError):
     """More than `--max-body-bytes`."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the body is larger than {limit} bytes", 413, "request_too_large", "invalid_request_error")
+        super().__init__(
+            f"The body is larger than {limit} bytes; send less.", 413, "request_too_large", "invalid_request_error"
+        )

@@ -56,13 +56,13 @@ def parse(header: str, allowed: Iterable[Network]) -> Prefiller:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
         number = int(port) if port.isascii() and port.isdigit() else 0
     except ValueError:
-        raise NotAllowed("the prefiller is not named as ip:port") from None
+        raise NotAllowed("The prefiller is not named as ip:port.") from None
     if not colon or not 0 < number < 65536:
-        raise NotAllowed("the prefiller is not named as ip:port")
+        raise NotAllowed("The prefiller is not named as ip:port.")
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if not any(address.version == network.version and address in network for network in allowed):
-        raise NotAllowed(f"{address} is in none of the networks that --allow-prefillers names")
+        raise NotAllowed(f"Prefiller {address} is in none of the networks that --allow-prefillers names.")
     return Prefiller(str(address), number)
 
 

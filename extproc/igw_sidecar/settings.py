@@ -26,7 +26,7 @@ class Settings:
     # SGLang's bootstrap server on the prefiller; 0: the port that the picker named.
     bootstrap_port: int = 8998
     allowed: tuple[Network, ...] = PRIVATE
-    connect_s: float = 2.0
+    connect_s: float = 5.0
     prefill_s: float = 120.0
     drain_s: float = 30.0
     max_body_bytes: int = 32 * 2**20

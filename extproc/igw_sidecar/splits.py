@@ -50,7 +50,7 @@ async def vllm(engines: Engines, job: Job) -> web.StreamResponse:
     except orjson.JSONDecodeError:
         decode = None
     if decode is None:
-        raise PrefillFailed("answer", f"prefiller {job.prefiller} does not say where the KV is: no kv_transfer_params")
+        raise PrefillFailed("answer", f"Prefiller {job.prefiller} does not say where the KV is: no kv_transfer_params.")
     opened = await _begun(engines, job.request, orjson.dumps(decode))
     try:
         opened.check()
@@ -102,7 +102,7 @@ class _Opened:
         if self.failed:
             status = self.response.status
             said = f"answered {status}" if status >= 500 else "ended its stream with an error"
-            raise PrefillFailed("decode", f"the engine {said} when it was to take the KV of its prefiller")
+            raise PrefillFailed("decode", f"The engine {said} when it was to take the KV of its prefiller.")
 
 
 async def _begun(engines: Engines, request: web.Request, body: bytes) -> _Opened:
@@ -111,7 +111,7 @@ async def _begun(engines: Engines, request: web.Request, body: bytes) -> _Opened
         return _Opened(response, await response.content.readany())
     except aiohttp.ClientError:
         response.release()
-        raise PrefillFailed("decode", "the engine broke off before its first byte") from None
+        raise PrefillFailed("decode", "The engine broke off before its first byte.") from None
     except BaseException:
         response.release()
         raise
@@ -137,7 +137,7 @@ async def _failure(engines: Engines, job: Job, body: bytes) -> PrefillFailed | N
         return error
     except Exception:
         _log.exception("fault place=prefill")
-        return PrefillFailed("answer", "the prefiller could not be asked")
+        return PrefillFailed("answer", "The prefiller could not be asked.")
     return None
 
 

@@ -103,7 +103,7 @@ async def scene(
         pool.write_text(pool.read_text().replace(*change))
         up = await stack.enter_async_context(running_up(manifests, folder / "state", ports=(8080,)))
         running = Scene(up, ports, processes, session)
-        await until(lambda: _answered(running), 20)
+        await until(lambda: _answered(running), 60)
         yield running
 
 
@@ -111,31 +111,31 @@ async def _answered(running: Scene) -> bool:
     return (await running.ask())[1].get(PREFILL_OUTCOME_HEADER) == "remote"
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_prompts_are_computed_by_one_half_of_the_engines_and_answers_by_the_other(
-    tmp_path: Path, session: aiohttp.ClientSession, stream: bool
+    tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
+    """And all KV is given back: by requests that end, and by one whose client leaves in the middle of its answer."""
     async with scene(tmp_path, session) as running:
         for number in range(8):
-            status, headers, body = await running.ask(prompt=f"{number} {PROMPT}", stream=stream)
+            status, headers, body = await running.ask(prompt=f"{number} {PROMPT}", stream=bool(number % 2))
             assert (status, headers[PREFILL_OUTCOME_HEADER]) == (200, "remote"), body
             assert headers["x-sim-engine"].startswith("decode-")
         prefilled = [await running.statistics(port) for port in ("8001", "8002")]
         decoded = [await running.statistics(port) for port in ("8011", "8012")]
         assert sum(one["generation_tokens"] for one in prefilled) == sum(one["finished"]["length"] for one in prefilled)
         assert sum(one["generation_tokens"] for one in decoded) >= 8 * 15
-        await until(running.idle)
+        # Beyond the lease of 30 s: on a busy machine, a decoder may once have been unreachable in time.
+        await until(running.idle, 45)
         assert running.up.problems == []
+        await leave(running)
+        await until(running.idle, 20)
 
 
-async def test_a_client_that_leaves_frees_both_engines_through_the_gateway(
-    tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
-    async with scene(tmp_path, session) as running:
-        body = {"model": "llama", "prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True, "stream": True}
-        async with session.post(f"{running.up.url(8080)}/v1/completions", json=body) as response:
-            assert await response.content.readany()
-        await until(running.idle, 5)
+async def leave(running: Scene) -> None:
+    """A client that reads the beginning of a long answer."""
+    body = {"model": "llama", "prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    async with running.session.post(f"{running.up.url(8080)}/v1/completions", json=body) as response:
+        assert await response.content.readany()
 
 
 @pytest.mark.parametrize(("failure", "outcomes"), [("decode", {200}), ("strict", {502, 503})])

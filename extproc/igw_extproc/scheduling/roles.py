@@ -3,8 +3,8 @@
 `balance` weighs the pool's demand for each role, in endpoints' worth of work, against the endpoints that have it. One
 endpoint changes its role if that lowers the higher of the two pressures by a clear margin. The demands are of the whole
 pool, whoever serves them, so they stay as they are when a role changes: each change lowers the pressure by at least
-that margin, and under a constant load there cannot be a circle. Real loads vary, so demands are smoothed, and between
-two changes lies at least `dwell`. Only when nobody is left for a role, one changes at once.
+that margin, and under a constant load there cannot be a circle. Real loads vary, so demands are smoothed, and each
+endpoint keeps a role for at least `dwell`. Only when nobody is left for a role, one changes at once.
 
 Requests that an endpoint has when its role changes end there as they began.
 """
@@ -29,6 +29,8 @@ ANSWERS: Final = 0.8
 BUSY: Final = 0.5
 # What a change must gain.
 MARGIN: Final = 0.05
+# Changes in one `dwell`, of different endpoints: a fleet that starts with the wrong roles should not take an hour.
+PACE: Final = 6
 
 
 class Demand(NamedTuple):
@@ -69,6 +71,7 @@ class Roles:
         self._demand: Demand | None = None
         self._reviewed_at = -math.inf
         self._may_change_at: float | None = None
+        self._changed_at: dict[int, float] = {}  # by slot
 
     def serve(self, endpoints: Sequence[tuple[Ledger, Role]]) -> None:
         """The pool has these endpoints, with what they are for. Newcomers for both begin with answers."""
@@ -85,14 +88,15 @@ class Roles:
         demand = self._smoothed(now)
         self._reviewed_at = now
         if self._may_change_at is None:
-            self._may_change_at = now + self.dwell
+            self._may_change_at = now + self.dwell / PACE
         there = self._by_role(only_available=True)
         changed = self._fill(there)
-        if not changed and now >= self._may_change_at and all(there.values()):
+        if changed is None and now >= self._may_change_at and all(there.values()):
             wanted = balance(demand, len(there[Role.PREFILL]), len(there[Role.DECODE]))
-            changed = wanted is not None and self._change(there, wanted, demand)
-        if changed:
-            self._may_change_at = now + self.dwell
+            changed = self._change(there, wanted, now) if wanted is not None else None
+        if changed is not None:
+            self._changed_at[changed] = now
+            self._may_change_at = now + self.dwell / PACE
 
     def _by_role(self, *, only_available: bool) -> dict[Role, list[Ledger]]:
         there: dict[Role, list[Ledger]] = {Role.PREFILL: [], Role.DECODE: []}
@@ -101,24 +105,28 @@ class Roles:
                 there[self.now.get(ledger.slot, role)].append(ledger)
         return there
 
-    def _fill(self, there: Mapping[Role, Sequence[Ledger]]) -> bool:
+    def _fill(self, there: Mapping[Role, Sequence[Ledger]]) -> int | None:
         """If nobody has a role, one takes it from those of whom there are two or more. Answers go before prompts."""
         for role, other in ((Role.DECODE, Role.PREFILL), (Role.PREFILL, Role.DECODE)):
             enough = 1 if role is Role.DECODE else 2
             if not there[role] and len(there[other]) >= enough:
-                return self._change(there, role, self._demand)
-        return False
+                return self._change(there, role, math.inf)
+        return None
 
-    def _change(self, there: Mapping[Role, Sequence[Ledger]], role: Role, demand: Demand | None) -> bool:
-        """Give `role` to the endpoint with least to do that may have it."""
+    def _change(self, there: Mapping[Role, Sequence[Ledger]], role: Role, now: float) -> int | None:
+        """Give `role` to the endpoint with least to do that may have it, and has had its own for `dwell`.
+
+        Returns its slot; None: there is none.
+        """
         other = Role.DECODE if role is Role.PREFILL else Role.PREFILL
-        movable = [one for one in there[other] if one.slot in self.now]
+        settled, before = now - self.dwell, self._changed_at
+        movable = [one for one in there[other] if one.slot in self.now and before.get(one.slot, -math.inf) <= settled]
         if not movable:
-            return False
+            return None
         chosen = min(movable, key=lambda one: (one.queued, one.backlog_tokens, one.slot))
         self.now[chosen.slot] = role
         self.changes += 1
-        prefill, decode = demand if demand is not None else (0.0, 0.0)
+        prefill, decode = self._demand if self._demand is not None else (0.0, 0.0)
         log.info(
             "role changed endpoint=%s role=%s prefill_demand=%.2f decode_demand=%.2f",
             chosen.endpoint.address,
@@ -126,7 +134,7 @@ class Roles:
             prefill,
             decode,
         )
-        return True
+        return chosen.slot
 
     def _smoothed(self, now: float) -> Demand:
         """The demand now, and what is remembered of it: over about half of `dwell`."""
