@@ -10,7 +10,7 @@ from typing import Final
 # Until a model's answers are known: the mean of chat traffic (ShareGPT: about 285 tokens).
 DEFAULT_TOKENS: Final = 256
 # So many answers weigh as much as the first guess, and so many are remembered.
-_GUESS: Final = 16
+_GUESS: Final = 8
 _MEMORY: Final = 256
 # Longer ones count as this: a single runaway must not change what thousands are taken for.
 _LONGEST: Final = 8192.0

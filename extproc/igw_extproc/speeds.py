@@ -27,7 +27,7 @@ _STEP_BOUNDS: Final = (1e-4, 5.0)
 # Prefill: weight of older samples when a new one comes (a memory of about sixty), how many samples the pool's speed
 # weighs as much as, and how far above the expected time a sample may count: the rest is somebody else's fault.
 _KEEP: Final = 63 / 64
-_GUESS_SAMPLES: Final = 8.0
+_GUESS_SAMPLES: Final = 2.0
 _MOST_TIMES: Final = 4.0
 _SLACK_S: Final = 0.25
 # Decode: seconds after which a sample has lost most of its weight, while others come and while none do, the tokens that
@@ -58,6 +58,8 @@ class Prefill:
 
         `guess`: what the pool's endpoints take for a prompt token.
         """
+        if tokens <= 0:
+            return
         expected = self.seconds * tokens
         y = min(seconds, _MOST_TIMES * expected + _SLACK_S)
         self._n = self._n * _KEEP + 1.0

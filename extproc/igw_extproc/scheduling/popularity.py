@@ -43,6 +43,11 @@ class Popularity:
         self._last: deque[int] = deque()
         self._counts: dict[int, int] = {}
 
+    @property
+    def remembered(self) -> int:
+        """Hits that the share is counted over."""
+        return len(self._last)
+
     def held(self, index: PrefixIndex, prefix: Prefix, doubts: Mapping[int, float], endpoints: int) -> Held:
         """What `index` believes of `prefix`, and the price, from 1 to HIGHEST. If it is a hit, it counts as one.
 
