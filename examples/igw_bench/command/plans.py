@@ -180,7 +180,8 @@ def _longest(shape: Shape, engine: Preset) -> int:
 
 def _sharegpt(shape: Shape, count: int, engine: Preset, rng: Random) -> _Draft:
     """Nothing shared; lengths as those of ShareGPT."""
-    lengths, texts, jobs = Chat(), {}, []
+    texts: dict[int, tuple[Piece, ...]] = {}
+    lengths, jobs = Chat(), []
     for number in range(count):
         prompt, answer = lengths.draw(rng)
         texts[number] = (Piece(named(6, number), max(1, prompt - TEMPLATE_TOKENS)),)
