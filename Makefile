@@ -63,7 +63,7 @@ bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scra
 bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtual clock (under 5 minutes)
 	@$(BIN)/python -m igw_bench.policies
 
-bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (about 10 minutes)
+bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (a quarter of an hour)
 	@$(BIN)/python -m igw_bench.command.live
 
 bench-split: $(STAMP) ## The same engines mixed and divided into prefill and decode, offline (under two minutes)

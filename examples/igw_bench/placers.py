@@ -4,7 +4,7 @@ Ours are the product's parts, fed as in the product: ledgers through the scraper
 index through leases. `peers` has the others. Called by `offline` on its virtual clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
 
+# Seconds between pages that nobody reads.
+_SELDOM = 1.0
 # How many leading blocks of these an engine's cache holds now: what a router learns that listens to cache events.
 Holds = Callable[[int, tuple[int, ...]], int]
 
@@ -113,3 +115,35 @@ class Ours:
         before = self._backoff.get(endpoint)
         self._backoff[endpoint] = FIRST_BACKOFF if before is None else next_backoff(before)
         return self._backoff[endpoint]
+
+
+class Recorded:
+    """Places as somebody else did, by job number: what remains of a difference then is not placement's."""
+
+    def __init__(self, placed: Mapping[int, int]) -> None:
+        self._placed = placed
+
+    def place(self, job: Job, now: float) -> Sequence[int]:
+        """Where it went; nowhere if that is not known."""
+        return (self._placed[job.number],) if job.number in self._placed else ()
+
+    def moved(self, job: Job, endpoint: int) -> None:
+        """Nothing."""
+
+    def first_byte(self, job: Job, now: float) -> None:
+        """Nothing."""
+
+    def ended(self, job: Job, now: float, succeeded: bool) -> None:
+        """Nothing."""
+
+    def scrape_started(self, endpoint: int) -> object:
+        """Nothing."""
+        return None
+
+    def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
+        """Seldom enough to cost nothing."""
+        return _SELDOM
+
+    def unreachable(self, endpoint: int, now: float) -> float:
+        """As often."""
+        return _SELDOM

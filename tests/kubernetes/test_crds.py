@@ -76,6 +76,7 @@ VALID = {
     ),
     "rewrite of the extension's group": rewrite(X_K8S),
     "policy": policy(scheduling={"policy": "least-request"}),
+    "policy, a shadow": policy(scheduling={"shadow": {"policy": "random", "sampling": 0.25}}),
     "endpoints": endpoints({"address": "10.0.0.1", "port": 8000, "labels": {"app": "x"}}),
 }
 
@@ -123,6 +124,11 @@ INVALID = {
         "greater than or equal to 1",
     ),
     "policy, an unknown scheduling policy": (policy(scheduling={"policy": "fastest"}), "Unsupported value"),
+    "policy, an unknown shadow": (policy(scheduling={"shadow": {"policy": "pd-split"}}), "Unsupported value"),
+    "policy, more than all of the requests in the shadow": (
+        policy(scheduling={"shadow": {"policy": "random", "sampling": 1.5}}),
+        "less than or equal to 1",
+    ),
     "policy, no target": (policy(targetRefs=[]), "at least 1"),
     "policy, an unknown field": (policy(schedule={}), "schedule"),
     "endpoints, a host name": (endpoints({"address": "engine.local"}), "should match"),

@@ -140,6 +140,14 @@ class SplitScheduler:
         prefill, decode = (filters.candidates(side, subset) for side in self._sides(ledgers))
         return decode + [one for one in prefill if one not in decode] if decode else []
 
+    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
+        """Of these, the one at that address, which alone may answer, and those that only compute prompts."""
+        answers = {one.slot: one for one in self._sides(candidates).decode}
+        at_home = [one for one in candidates if one.endpoint.address == home]
+        if not at_home or at_home[0].slot not in answers:
+            return at_home  # it computes prompts now, and can answer where nobody else may
+        return at_home + [one for one in candidates if one.slot not in answers]
+
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
         """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can.
 

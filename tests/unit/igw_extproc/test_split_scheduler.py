@@ -294,3 +294,13 @@ def test_whatever_happens_everything_is_given_back(
     for decision in flying:
         decision.lease.close(2.0)
     assert [counted(one) for one in pool.all] == [(0, 0, 0)] * len(pool.all)
+
+
+def test_an_answer_that_is_bound_to_an_endpoint_leaves_the_prompt_free() -> None:
+    pool = Pool("prefill decode decode both")
+    bound = pool.scheduler.bound(pool.all, pool.all[2].endpoint.address)
+    assert bound == [pool.all[2], pool.all[0]], "whoever answers too is left out"
+    decision = pool.scheduler.pick(bound, an_ask(), 1.0, pool.rng)
+    assert decision is not None and decision.order == (pool.all[2],) and decision.prefiller is pool.all[0]
+    assert pool.scheduler.bound(pool.all, pool.all[0].endpoint.address) == [pool.all[0]]
+    assert pool.scheduler.bound(pool.all, "10.9.9.9:1") == []

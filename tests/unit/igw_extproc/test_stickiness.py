@@ -4,12 +4,15 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igw_api.split import PrefillFailure, Split
+from igw_api.wire import ROLE_LABELS
 from igw_extproc import stickiness
 from igw_extproc.director import Placed
 from igw_extproc.domain import EngineKind, EngineLoad, Stay
@@ -94,7 +97,7 @@ def test_a_body_is_given_an_id_and_stays_what_it_was(document: dict[str, int]) -
 def respond(previous: str | None = None, **fields: Any) -> bytes:
     """A request of the responses API."""
     continued = {} if previous is None else {"previous_response_id": previous}
-    return json.dumps({"model": "m", "input": "hi", **continued, **fields}).encode()
+    return json.dumps({"model": "m", "input": "hi"} | continued | fields).encode()
 
 
 def ask(here: Picking, body: bytes, path: str = "/v1/responses", **how: Any) -> Placed:
@@ -152,6 +155,22 @@ def test_without_its_engine_the_next_turn_goes_elsewhere_for_that_engine_to_answ
     again = ask(here, respond(given_id(placed)))
     assert first(again) != first(placed) and len(again.placement.destinations) == 2
     assert again.sticks == (Sticky("response", "moved"),)
+
+
+@pytest.mark.parametrize("split", [Split(on_failure=PrefillFailure.STRICT), Split(dynamic=True)])
+def test_where_requests_are_divided_a_conversation_stays_with_the_one_that_answers(split: Split) -> None:
+    roles = ("prefill", "prefill", "decode", "decode", "decode")
+    engines = [
+        replace(one, labels={**one.labels, ROLE_LABELS[0]: role}) for one, role in zip(members(5), roles, strict=True)
+    ]
+    here = Picking(pool(), *engines, replace(policy("prefix-cache"), split=split))
+    placed = ask(here, respond(input=LONG))
+    home = int(first(placed).split(".")[3].split(":")[0])
+    here.says(home, load(running=60))
+    for _ in range(4):
+        placed = ask(here, respond(given_id(placed), input=LONG))
+        assert placed.placement.destinations == (address(home),)
+        assert placed.flight.decision.prefiller in (None, here.ledger(1), here.ledger(2))
 
 
 def test_an_unknown_response_id_is_the_engines_business() -> None:
