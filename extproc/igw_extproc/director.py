@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # What a request without a bound is taken to produce: the mean answer of chat traffic (ShareGPT: about 285 tokens).
 DEFAULT_OUTPUT_TOKENS: Final = 256
+_CURIOUS_OF: Final = 8
 _PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
 # Engines take the parameters of a moved prompt with these.
 _DIVISIBLE = frozenset({openai.Api.CHAT, openai.Api.COMPLETIONS})
@@ -177,6 +178,7 @@ class Director:
         self._count = 0
         self._serving: dict[str, _Serving] = {}
         self.shadows = Shadows()
+        self._expectant = 0  # responses, no streams, of which something was expected
         self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
 
@@ -302,7 +304,10 @@ class Director:
         One in eight of those that were expected to find something: it costs a message each.
         """
         flight = self.flights.get(lease or "")
-        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
+        if flight is None or flight.decision.lease.matched_tokens <= 0:
+            return False
+        self._expectant += 1
+        return self._expectant % _CURIOUS_OF == 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
