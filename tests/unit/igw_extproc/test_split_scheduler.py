@@ -238,6 +238,15 @@ def test_without_an_endpoint_that_answers_there_are_no_candidates() -> None:
     assert pool.all[0].requests == 0
 
 
+def test_a_proxys_subset_says_who_answers_and_not_who_computes_the_prompt() -> None:
+    """A prompt's endpoint is no destination."""
+    pool = Pool("prefill decode decode")
+    allowed = pool.scheduler.candidates(pool.all, {pool.all[2].endpoint.address})
+    decision = pool.scheduler.pick(allowed, an_ask(), 1.0, pool.rng)
+    assert decision is not None
+    assert decision.order == (pool.all[2],) and decision.prefiller is pool.all[0]
+
+
 def test_an_endpoint_that_is_for_nothing_gets_nothing() -> None:
     pool = Pool("prefill encode decode")
     assert {pool.placed(an_ask()) for _ in range(5)} == {(0, 2)}
