@@ -138,14 +138,6 @@ class SplitScheduler:
         """Who may be chosen for the answer, as `filters` says. No subset binds who computes the prompt."""
         return filters.candidates([one for one in ledgers if self._role.get(one.slot) in _ANSWERING], subset)
 
-    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
-        """Of these, the one at that address, which alone may answer, and those that only compute prompts."""
-        answers = {one.slot: one for one in self._sides(candidates).decode}
-        at_home = [one for one in candidates if one.endpoint.address == home]
-        if not at_home or at_home[0].slot not in answers:
-            return at_home  # it computes prompts now, and can answer where nobody else may
-        return at_home + [one for one in candidates if one.slot not in answers]
-
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
         """What to do, since nobody can compute the prompt of `ask`, or any. None: somebody can.
 
