@@ -327,7 +327,7 @@ class Director:
         """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
         allowed = serving.scheduler.candidates(serving.ledgers, named(subset, serving.ledgers))
         home = self._homes.of(previous, allowed) if previous else None
-        return serving.scheduler.bound(allowed, home) if home is not None else allowed
+        return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
     def _with_id(self, wish: Wish, flight: Flight) -> bytes | None:
         """The body, if it must change, with an id for its response where engines take one."""
