@@ -257,9 +257,11 @@ class Director:
             raise Unseen(view.name, wish.model, instead) if view.opens_unseen else why_none(view, wish.subset)
         flight = self._fly(view, wish.model, decision, now)
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
-        body = self._with_id(wish, flight)
+        body = wish.body if wish.unnamed is None else self._with_id(wish.unnamed, wish.body, flight)
         told = prefill_headers(view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
+        if not wish.previous and wish.session is None:
+            return Placed(placement, flight)
         sticks = self._homes.stuck(wish.previous, wish.serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
 
@@ -329,13 +331,13 @@ class Director:
         home = self._homes.of(previous, allowed) if previous else None
         return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
-    def _with_id(self, wish: Wish, flight: Flight) -> bytes | None:
-        """The body, if it must change, with an id for its response where engines take one."""
+    def _with_id(self, unnamed: bytes, body: bytes | None, flight: Flight) -> bytes | None:
+        """The body with an id for its response, where engines take one; else as it is."""
         load = flight.first_choice.load
-        if wish.unnamed is None or load is None or load.engine not in KEEPS_RESPONSES:
-            return wish.body
+        if load is None or load.engine not in KEEPS_RESPONSES:
+            return body
         flight.response_id = self._homes.responses.new(flight.first_choice.endpoint.address)
-        return with_id(wish.unnamed, flight.response_id)
+        return with_id(unnamed, flight.response_id)
 
     def _shadow(self, view: PoolView) -> Shadow | None:
         wanted = view.shadow
