@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from igw_api.split import PrefillFailure
 from igw_extproc import openai
@@ -31,6 +31,7 @@ from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, wit
 
 log = logging.getLogger(__name__)
 
+_CURIOUS_OF: Final = 8
 _PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
 # Engines take the parameters of a moved prompt with these.
 _DIVISIBLE = frozenset({openai.Api.CHAT, openai.Api.COMPLETIONS})
@@ -102,6 +103,7 @@ class Director:
         self._serving: dict[str, _Serving] = {}
         self.shadows = Shadows()
         self._answers = Answers()
+        self._expectant = 0  # responses, no streams, of which something was expected
         self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
 
@@ -184,9 +186,11 @@ class Director:
         flight = self._fly(view, wish.model, decision, now)
         flight.streams = wish.streams
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
-        body = self._with_id(wish, flight)
+        body = wish.body if wish.unnamed is None else self._with_id(wish.unnamed, wish.body, flight)
         told = prefill_headers(view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
+        if not wish.previous and wish.session is None:
+            return Placed(placement, flight)
         sticks = self._homes.stuck(wish.previous, wish.serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
 
@@ -231,7 +235,10 @@ class Director:
         One in eight of those that were expected to find something: it costs a message each.
         """
         flight = self.flights.get(lease or "")
-        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
+        if flight is None or flight.decision.lease.matched_tokens <= 0:
+            return False
+        self._expectant += 1
+        return self._expectant % _CURIOUS_OF == 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
@@ -254,15 +261,15 @@ class Director:
         """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
         allowed = serving.scheduler.candidates(serving.ledgers, named(subset, serving.ledgers))
         home = self._homes.of(previous, allowed) if previous else None
-        return serving.scheduler.bound(allowed, home) if home is not None else allowed
+        return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
-    def _with_id(self, wish: Wish, flight: Flight) -> bytes | None:
-        """The body, if it must change, with an id for its response where engines take one."""
+    def _with_id(self, unnamed: bytes, body: bytes | None, flight: Flight) -> bytes | None:
+        """The body with an id for its response, where engines take one; else as it is."""
         load = flight.first_choice.load
-        if wish.unnamed is None or load is None or load.engine not in KEEPS_RESPONSES:
-            return wish.body
+        if load is None or load.engine not in KEEPS_RESPONSES:
+            return body
         flight.response_id = self._homes.responses.new(flight.first_choice.endpoint.address)
-        return with_id(wish.unnamed, flight.response_id)
+        return with_id(unnamed, flight.response_id)
 
     def _shadow(self, view: PoolView) -> Shadow | None:
         wanted = view.shadow

@@ -126,10 +126,6 @@ class Scheduler:
         """Who of the pool may be chosen, as `filters` says."""
         return filters.candidates(ledgers, subset)
 
-    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
-        """Of these, the one at that address, which alone may answer."""
-        return [one for one in candidates if one.endpoint.address == home]
-
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
         """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can."""
         return None

@@ -36,6 +36,9 @@ from igw_extproc.speeds import level
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
 # prefill hides part of that, since a step of few answers leaves most of the device idle.
 HINDERS: Final = 0.05
+# What an uncached token counts at most, in times of its computing. Less than in other pools: a prefix that is elsewhere
+# must not keep a prompt from those who have nothing else to do than compute prompts.
+HIGHEST_PRICE: Final = 2.5
 
 
 class PairLease:
@@ -102,7 +105,8 @@ class _Halves(NamedTuple):
 
 
 class SplitScheduler:
-    """Places the requests of one pool that divides them. `serve` tells it the pool's endpoints."""
+    """Places the requests of one pool that divides them. `serve` tells it the pool's endpoints: of those it takes who
+    computes prompts, and of a pick's candidates who answers."""
 
     def __init__(self, split: Split, index: PrefixIndex) -> None:
         self.split = split
@@ -113,7 +117,8 @@ class SplitScheduler:
         self._turn = -1
         self._level_at = 0.0
         self._pairs = self._singles = 0
-        self._served: tuple[Ledger, ...] = ()
+        self._served: list[tuple[Ledger, Role]] = []
+        self._computing: list[Ledger] = []  # those of them that may compute prompts
         self._role: dict[int, Role] = {}  # by slot
         self._prefill, self._decode = POLICIES[split.prefill], POLICIES[split.decode]
 
@@ -130,26 +135,18 @@ class SplitScheduler:
 
     def serve(self, ledgers: Sequence[Ledger]) -> None:
         """The pool has these endpoints from now on."""
-        self._served = tuple(ledgers)
-        found = {one.slot: self.split.role(one.endpoint.labels) for one in ledgers}
-        self._role = {slot: role for slot, role in found.items() if role is not None}
-        self.roles.serve([(one, self._role[one.slot]) for one in ledgers if one.slot in self._role])
+        found = [(one, self.split.role(one.endpoint.labels)) for one in ledgers]
+        self._served = [(one, role) for one, role in found if role is not None]
+        self._role = {one.slot: role for one, role in self._served}
+        self._computing = [one for one, role in self._served if role is not Role.DECODE]
+        self.roles.serve(self._served)
 
     def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
-        """Who may be chosen: of each role those that `filters` allows. None, where nobody can answer."""
-        prefill, decode = (filters.candidates(side, subset) for side in self._sides(ledgers))
-        return decode + [one for one in prefill if one not in decode] if decode else []
-
-    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
-        """Of these, the one at that address, which alone may answer, and those that only compute prompts."""
-        answers = {one.slot: one for one in self._sides(candidates).decode}
-        at_home = [one for one in candidates if one.endpoint.address == home]
-        if not at_home or at_home[0].slot not in answers:
-            return at_home  # it computes prompts now, and can answer where nobody else may
-        return at_home + [one for one in candidates if one.slot not in answers]
+        """Who may be chosen for the answer, as `filters` says. No subset binds who computes the prompt."""
+        return filters.candidates([one for one in ledgers if self._role.get(one.slot) in _ANSWERING], subset)
 
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
-        """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can.
+        """What to do, since nobody can compute the prompt of `ask`, or any. None: somebody can.
 
         Judged without a look at the index: a long prompt in a dynamic pool counts even if it is cached.
         """
@@ -158,7 +155,7 @@ class SplitScheduler:
             return None
         if ask is not None and not (ask.divisible and ask.prompt_tokens >= least):
             return None
-        return failure if candidates and not self._sides(candidates).prefill else None
+        return failure if candidates and not self._prefillers() else None
 
     def pick(
         self, candidates: Sequence[Ledger], ask: Ask, now: float, rng: Random, explain: bool = False
@@ -166,13 +163,14 @@ class SplitScheduler:
         """Choose among `candidates` and reserve. None: there is none for the answer."""
         if self.split.dynamic:
             self.roles.review(now)
-        sides = self._sides(candidates)
+        sides = _Halves(self._prefillers(), self._answering(candidates))
         if not sides.decode:
             return None
         if now >= self._level_at:
             self._level_at = now + LEVEL_EVERY
             level(candidates)
         held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
+        held = held._replace(price=min(held.price, HIGHEST_PRICE))
         return self._pair(sides, ask, held, now, rng, explain)
 
     def _pair(self, sides: _Halves, ask: Ask, held: Held, now: float, rng: Random, explain: bool) -> Decision:
@@ -279,28 +277,29 @@ class SplitScheduler:
     def statistics(self) -> SplitStatistics:
         """The numbers now."""
         now = self.roles.now if self.split.dynamic else _FIXED
-        served = [(one, role) for one in self._served if (role := self._role.get(one.slot)) is not None]
-        roles = tuple((one.endpoint.address, now.get(one.slot, role)) for one, role in served)
+        roles = tuple((one.endpoint.address, now.get(one.slot, role)) for one, role in self._served)
         return SplitStatistics(self._pairs, self._singles, roles, self.roles.changes)
 
-    def _sides(self, ledgers: Sequence[Ledger]) -> _Halves:
-        """By role; in a dynamic pool, those for both by the role that they have now."""
-        role, now = self._role, self.roles.now if self.split.dynamic else _FIXED
-        prefill: list[Ledger] = []
-        decode: list[Ledger] = []
-        for ledger in ledgers:
-            slot = ledger.slot
-            has = now.get(slot) or role.get(slot)
-            if has is Role.DECODE or has is Role.BOTH:
-                decode.append(ledger)
-            if has is Role.PREFILL or has is Role.BOTH:
-                prefill.append(ledger)
-        if not decode and now:
-            # Those that compute prompts now can answer too.
-            decode = [one for one in prefill if one.slot in now]
-        return _Halves(prefill, decode)
+    def _prefillers(self) -> list[Ledger]:
+        """Who may compute a prompt now."""
+        able = self._computing
+        if self.split.dynamic:
+            now = self.roles.now
+            able = [one for one in able if now.get(one.slot) is not Role.DECODE]
+        return filters.candidates(able)
+
+    def _answering(self, candidates: Sequence[Ledger]) -> list[Ledger]:
+        """Who of them may answer now. Those that compute prompts for the time being can too, if nobody else is left."""
+        role = self._role
+        able = [one for one in candidates if role.get(one.slot) in _ANSWERING]
+        if not self.split.dynamic:
+            return able
+        now = self.roles.now
+        return [one for one in able if now.get(one.slot) is not Role.PREFILL] or able
 
 
+# A tuple: members of an enum hash in Python code.
+_ANSWERING: Final = (Role.DECODE, Role.BOTH)
 _FIXED: Mapping[int, Role] = {}
 
 

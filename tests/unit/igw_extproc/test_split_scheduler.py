@@ -238,6 +238,15 @@ def test_without_an_endpoint_that_answers_there_are_no_candidates() -> None:
     assert pool.all[0].requests == 0
 
 
+def test_a_proxys_subset_says_who_answers_and_not_who_computes_the_prompt() -> None:
+    """A prompt's endpoint is no destination."""
+    pool = Pool("prefill decode decode")
+    allowed = pool.scheduler.candidates(pool.all, {pool.all[2].endpoint.address})
+    decision = pool.scheduler.pick(allowed, an_ask(), 1.0, pool.rng)
+    assert decision is not None
+    assert decision.order == (pool.all[2],) and decision.prefiller is pool.all[0]
+
+
 def test_an_endpoint_that_is_for_nothing_gets_nothing() -> None:
     pool = Pool("prefill encode decode")
     assert {pool.placed(an_ask()) for _ in range(5)} == {(0, 2)}
@@ -297,10 +306,8 @@ def test_whatever_happens_everything_is_given_back(
 
 
 def test_an_answer_that_is_bound_to_an_endpoint_leaves_the_prompt_free() -> None:
+    """As of a conversation that its engine keeps."""
     pool = Pool("prefill decode decode both")
-    bound = pool.scheduler.bound(pool.all, pool.all[2].endpoint.address)
-    assert bound == [pool.all[2], pool.all[0]], "whoever answers too is left out"
-    decision = pool.scheduler.pick(bound, an_ask(), 1.0, pool.rng)
-    assert decision is not None and decision.order == (pool.all[2],) and decision.prefiller is pool.all[0]
-    assert pool.scheduler.bound(pool.all, pool.all[0].endpoint.address) == [pool.all[0]]
-    assert pool.scheduler.bound(pool.all, "10.9.9.9:1") == []
+    decision = pool.scheduler.pick([pool.all[2]], an_ask(), 1.0, pool.rng)
+    assert decision is not None
+    assert decision.order == (pool.all[2],) and decision.prefiller in (pool.all[0], pool.all[3])
