@@ -66,7 +66,7 @@ bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtua
 bench-queue: $(STAMP) ## Waiting in the picker, on simulated engines and a virtual clock (under 4 minutes)
 	@$(BIN)/python -m igw_bench.queueing
 
-bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (about 10 minutes)
+bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (a quarter of an hour)
 	@$(BIN)/python -m igw_bench.command.live
 
 bench-split: $(STAMP) ## The same engines mixed and divided into prefill and decode, offline (under two minutes)

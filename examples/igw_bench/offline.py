@@ -26,7 +26,7 @@ PAGE_DELAY = 0.004
 AFTER_FAILURE = 0.1
 # Tries of one request: the first, and the retries that the gateway makes before the first byte.
 TRIES = 3
-_IDLE = Occupancy(0, 0, 0)
+_IDLE = Occupancy(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -279,5 +279,6 @@ class Simulation:
             waiting=read.waiting,
             kv_usage=read.kv_used_blocks / limits.kv_blocks,
             kv_capacity_tokens=limits.kv_tokens,
+            generation_tokens_total=read.generation_tokens,
             started_at=host.started_at,
         )

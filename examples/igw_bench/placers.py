@@ -4,11 +4,12 @@ Ours are the product's parts, fed as in the product: ledgers through the scraper
 index through leases. `peers` has the others. Called by `offline` on its virtual clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
 from igw_bench.workloads import Job, Workload, endpoints
+from igw_extproc.answers import Answers, streamed_tokens
 from igw_extproc.domain import Ask, Endpoint, EngineLoad
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
@@ -17,10 +18,8 @@ from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
 
-# What the director takes an answer to be when a request sets no bound (`director.DEFAULT_OUTPUT_TOKENS`).
-EXPECTED_OUTPUT = 256
-
-
+# Seconds between pages that nobody reads.
+_SELDOM = 1.0
 # How many leading blocks of these an engine's cache holds now: what a router learns that listens to cache events.
 Holds = Callable[[int, tuple[int, ...]], int]
 
@@ -62,7 +61,9 @@ class Ours:
         self._ledgers.sync([Endpoint(address) for address in self._addresses])
         self._all = self._ledgers.select(self._addresses)
         self._scheduler = Scheduler(policy, index)
+        self._answers = Answers()
         self._leases: dict[int, Reservation] = {}
+        self._first: dict[int, tuple[float, float | None]] = {}
         self._last: dict[int, EngineLoad] = {}
         self._backoff: dict[int, float] = {}
 
@@ -73,7 +74,9 @@ class Ours:
     def choose(self, job: Job, among: Sequence[Ledger], now: float) -> Sequence[int]:
         """One of those, which counts from now on, and where retries go."""
         prefix = job.prefix if self._scheduler.policy.reuses_prefixes else ()
-        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, prefix, None, job.priority)
+        expected = self._answers.expected("", "")
+        output = expected if job.max_tokens is None else min(expected, job.max_tokens)
+        ask = Ask("", job.prompt_tokens, output, prefix, None, job.priority)
         decision = self._scheduler.pick(among, ask, now, self._rng)
         if decision is None:
             return ()
@@ -87,10 +90,15 @@ class Ours:
     def first_byte(self, job: Job, now: float) -> None:
         """As `Flight.first_byte`."""
         self._leases[job.number].first_byte(now)
+        self._first[job.number] = now, self._leases[job.number].ledger.decode.step
 
     def ended(self, job: Job, now: float, succeeded: bool) -> None:
-        """As `Flight.ended`."""
-        self._leases.pop(job.number).close(now, succeeded)
+        """As `Flight.length` and `Flight.ended`, for answers that are streamed."""
+        lease = self._leases.pop(job.number)
+        first, step = self._first.pop(job.number, None), lease.ledger.decode.step
+        if succeeded and first is not None and step:
+            self._answers.ended("", "", streamed_tokens(now - first[0], first[1], step))
+        lease.close(now, succeeded)
 
     def scrape_started(self, endpoint: int) -> object:
         """The ledger's mark."""
@@ -112,3 +120,35 @@ class Ours:
         before = self._backoff.get(endpoint)
         self._backoff[endpoint] = FIRST_BACKOFF if before is None else next_backoff(before)
         return self._backoff[endpoint]
+
+
+class Recorded:
+    """Places as somebody else did, by job number: what remains of a difference then is not placement's."""
+
+    def __init__(self, placed: Mapping[int, int]) -> None:
+        self._placed = placed
+
+    def place(self, job: Job, now: float) -> Sequence[int]:
+        """Where it went; nowhere if that is not known."""
+        return (self._placed[job.number],) if job.number in self._placed else ()
+
+    def moved(self, job: Job, endpoint: int) -> None:
+        """Nothing."""
+
+    def first_byte(self, job: Job, now: float) -> None:
+        """Nothing."""
+
+    def ended(self, job: Job, now: float, succeeded: bool) -> None:
+        """Nothing."""
+
+    def scrape_started(self, endpoint: int) -> object:
+        """Nothing."""
+        return None
+
+    def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
+        """Seldom enough to cost nothing."""
+        return _SELDOM
+
+    def unreachable(self, endpoint: int, now: float) -> float:
+        """As often."""
+        return _SELDOM

@@ -57,7 +57,7 @@ class Queued(Ours):
         lease.hold()
         highest = self._queue.highest(lease.ledger)
         if (highest is None or highest < job.priority) and is_open(lease.ledger, lease.ask, now):
-            lease.send()
+            lease.send(now)
             return order
         waiter, refused = self._queue.offer(job, lease.ask, str(job.tenant), 0, now, True, lease.ledger)
         if waiter is None:
@@ -105,7 +105,7 @@ class Queued(Ours):
         """Over to its engine."""
         job = self._queue.dispatched(waiter, now)
         lease = self._leases[job.number]
-        lease.send()
+        lease.send(now)
         self.answer(job, [lease.ledger.slot])
 
     def _expire(self, now: float) -> None:

@@ -12,8 +12,9 @@ from random import Random
 from igw_api.split import Role, Split
 from igw_api.wire import ROLE_LABELS
 from igw_bench.offline import HOP, Host, Outcome, Record, Simulation
-from igw_bench.placers import EXPECTED_OUTPUT, Holds, Ours, Placer
+from igw_bench.placers import Holds, Ours, Placer
 from igw_bench.workloads import Job, Workload
+from igw_extproc.answers import DEFAULT_TOKENS
 from igw_extproc.domain import Ask, Endpoint
 from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.prefix import PrefixIndex
@@ -35,7 +36,7 @@ class Divided(Ours):
 
     def place(self, job: Job, now: float) -> Sequence[int]:
         """As `Director.place`, with the request read already."""
-        ask = Ask("", job.prompt_tokens, EXPECTED_OUTPUT, job.prefix)
+        ask = Ask("", job.prompt_tokens, DEFAULT_TOKENS, job.prefix)
         decision = self.scheduler.pick(self.scheduler.candidates(self._all), ask, now, self._rng)
         if decision is None:
             return ()

@@ -32,6 +32,7 @@ class Job:
     prefix: Prefix = ()
     blocks: tuple[int, ...] = ()
     tenant: int = 0
+    max_tokens: int | None = None  # the bound that the request states, if any
     priority: int = 0
 
 
@@ -194,6 +195,28 @@ def tenant_job(number: int, hot: float, rng: Random) -> Job:
     )
 
 
+# ------------------------------------------------------------------------------------------------ M: little memory
+
+_SYSTEM = 2_000
+_PEOPLE = 12
+
+
+def little_memory(rng: Random, count: int = 3_000, clients: int = 56) -> Workload:
+    """M. Tenants' prompts fill the caches: seven of twelve fit into one engine, and running requests need room too."""
+    engine = PRESETS["a10-llama2-7b"]
+    preset = Preset(engine.limits, engine.speed.faster(2.0))
+    weights = [(tenant + 1) ** -0.7 for tenant in range(_PEOPLE)]
+    jobs = []
+    for number in range(count):
+        (tenant,) = rng.choices(range(_PEOPLE), weights)
+        prompt, answer = _SYSTEM + rng.randint(30, 90), max(2, min(round(60 * rng.lognormvariate(0.0, 0.5)), 200))
+        own = _PEOPLE + number
+        known = prompt_chain(tenant, _SYSTEM, own, prompt)
+        blocks = block_hashes(tenant, _SYSTEM, own, prompt + answer, engine.limits.block_tokens)
+        jobs.append(Job(number, prompt, answer, known, blocks, tenant, answer))
+    return Workload("M", (preset,) * 4, tuple(jobs), clients=clients)
+
+
 # ------------------------------------------------------------------------------------------------ C: mixed fleet
 
 SLOW_AT, SLOW_UNTIL, DEAD_AT, BACK_AT = 60.0, 120.0, 150.0, 190.0
@@ -228,6 +251,7 @@ WORKLOADS: dict[str, Callable[[Random], Workload]] = {
     "B-half": lambda rng: shared_prefixes("B-half", HALF, 0.0, rng),
     "B-knee": lambda rng: shared_prefixes("B-knee", KNEE, 0.0, rng),
     "B-hot": lambda rng: shared_prefixes("B-hot", KNEE, 0.4, rng),
+    "M": little_memory,
     "C": mixed_fleet,
     "D": decode_bound,
 }

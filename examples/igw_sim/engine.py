@@ -72,7 +72,8 @@ class Engine:
     @property
     def occupancy(self) -> Occupancy:
         """What a benchmark reads after every step; `statistics` has all the rest and takes longer."""
-        return Occupancy(len(self._running), len(self._waiting) + len(self._loading), self._pool.used)
+        waiting = len(self._waiting) + len(self._loading)
+        return Occupancy(len(self._running), waiting, self._pool.used, self._tally.generation_tokens)
 
     def holds(self, block_hashes: tuple[int, ...]) -> int:
         """How many leading blocks of these are here to be reused."""

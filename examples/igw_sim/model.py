@@ -148,11 +148,15 @@ class StepResult:
 
 
 class Occupancy(NamedTuple):
-    """How full an engine is: requests in the batch; those in its queue or waiting for KV; blocks held by requests."""
+    """How full an engine is: requests in the batch; those in its queue or waiting for KV; blocks held by requests.
+
+    And how many tokens it has made.
+    """
 
     running: int
     waiting: int
     kv_used_blocks: int
+    generation_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

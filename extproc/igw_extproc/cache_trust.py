@@ -62,11 +62,11 @@ class _Evidence:
 class CacheTrust:
     """One engine's. `value` is from 0 to 1: what an expected token is worth."""
 
-    __slots__ = ("_compared", "_expected", "_hits", "_pages", "_queries", "_responses", "value")
+    __slots__ = ("_cached", "_compared", "_hits", "_pages", "_prompt", "_queries", "_responses", "value")
 
     def __init__(self) -> None:
         self.value = 1.0
-        self._expected = Expected()
+        self._prompt = self._cached = 0
         self._compared = Expected()
         self._hits: float | None = None
         self._queries: float | None = None
@@ -76,12 +76,12 @@ class CacheTrust:
     @property
     def expected(self) -> Expected:
         """What is expected so far: to be handed back with the page that is asked for now."""
-        return self._expected
+        return Expected(self._prompt, self._cached)
 
     def answered(self, prompt_tokens: int, cached_tokens: int) -> None:
         """The engine has computed a prompt of which so many tokens were expected in its cache."""
-        prompt, cached = self._expected
-        self._expected = Expected(prompt + prompt_tokens, cached + cached_tokens)
+        self._prompt += prompt_tokens
+        self._cached += cached_tokens
 
     def counted(self, prompt_tokens: int, cached_tokens: int, counted: int, found: int) -> None:
         """The same, where the engine tells of this request: `found` of `counted` prompt tokens were in its cache."""

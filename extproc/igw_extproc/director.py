@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from igw_api.split import PrefillFailure
 from igw_extproc import openai
 from igw_extproc.allowance import able, named, shed, why_none
+from igw_extproc.answers import Answers
 from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
@@ -30,8 +31,7 @@ from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, wit
 
 log = logging.getLogger(__name__)
 
-# What a request without a bound is taken to produce: the mean answer of chat traffic (ShareGPT: about 285 tokens).
-DEFAULT_OUTPUT_TOKENS: Final = 256
+_CURIOUS_OF: Final = 8
 _PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
 # Engines take the parameters of a moved prompt with these.
 _DIVISIBLE = frozenset({openai.Api.CHAT, openai.Api.COMPLETIONS})
@@ -79,6 +79,7 @@ class Wish(NamedTuple):
     unnamed: bytes | None = None  # the body, if the response is to be given an id by which its maker is found
     previous: str = ""  # the response that it continues, or is about
     session: bytes | None = None
+    streams: bool = False
 
 
 class Director:
@@ -102,6 +103,8 @@ class Director:
         self._count = 0
         self._serving: dict[str, _Serving] = {}
         self.shadows = Shadows()
+        self._answers = Answers()
+        self._expectant = 0  # responses, no streams, of which something was expected
         self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
 
@@ -119,6 +122,7 @@ class Director:
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
             scheduler = self._scheduler(view, ledgers, known.scheduler if known is not None else None)
             self._serving[name] = _Serving(view, ledgers, frozenset(ledgers), scheduler)
+        self._answers.keep(self._serving)
         shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
         self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
 
@@ -157,15 +161,17 @@ class Director:
         unnamed = (body or request.body) if reading.keeps and request.complete else None
         session = header.session or reading.session
         key = self._homes.sessions.key(view.name, session) if session else None
-        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body))
-        allowed = able(serving.scheduler, view.name, allowed, ask)
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
+        expected = self._answers.expected(view.name, model)
+        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
+        allowed = able(serving.scheduler, view.name, allowed, ask)
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
         if ask.priority < 0 and allowed:
             shed(allowed)
         pool = view.name if route.announce else None
-        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
+        streams = reading.stream
+        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key, streams)
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
@@ -185,15 +191,19 @@ class Director:
         if decision is None:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
             raise Unseen(view.name, wish.model, instead) if view.opens_unseen else why_none(view, wish.subset)
-        return self._fly(view, wish.model, decision, now)
+        flight = self._fly(view, wish.model, decision, now)
+        flight.streams = wish.streams
+        return flight
 
     def answer(self, wish: Wish, flight: Flight, now: float) -> Placed:
         """The second half: what to tell the proxy."""
         decision, serving = flight.decision, wish.serving
         destinations = tuple(ledger.endpoint.address for ledger in decision.order)
-        body = self._with_id(wish, flight)
+        body = wish.body if wish.unnamed is None else self._with_id(wish.unnamed, wish.body, flight)
         told = prefill_headers(serving.view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
+        if not wish.previous and wish.session is None:
+            return Placed(placement, flight)
         ask = wish.ask._replace(stay=decision.lease.ask.stay)
         sticks = self._homes.stuck(wish.previous, serving.ledgers, wish.session, ask, destinations[0], now)
         return Placed(placement, flight, sticks)
@@ -261,11 +271,17 @@ class Director:
         One in eight of those that were expected to find something: it costs a message each.
         """
         flight = self.flights.get(lease or "")
-        return flight is not None and flight.lease_id[-1] in "08" and flight.decision.lease.matched_tokens > 0
+        if flight is None or flight.decision.lease.matched_tokens <= 0:
+            return False
+        self._expectant += 1
+        return self._expectant % _CURIOUS_OF == 0
 
     def end(self, flight: Flight, now: float) -> None:
         """The request is over. More than once is as good as once."""
         if self.flights.pop(flight.lease_id, None) is not None:
+            tokens = flight.length(now)
+            if tokens is not None:
+                self._answers.ended(flight.pool, flight.model, tokens)
             flight.ended(now)
 
     def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
@@ -281,15 +297,15 @@ class Director:
         """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
         allowed = serving.scheduler.candidates(serving.ledgers, named(subset, serving.ledgers))
         home = self._homes.of(previous, allowed) if previous else None
-        return serving.scheduler.bound(allowed, home) if home is not None else allowed
+        return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
-    def _with_id(self, wish: Wish, flight: Flight) -> bytes | None:
-        """The body, if it must change, with an id for its response where engines take one."""
+    def _with_id(self, unnamed: bytes, body: bytes | None, flight: Flight) -> bytes | None:
+        """The body with an id for its response, where engines take one; else as it is."""
         load = flight.first_choice.load
-        if wish.unnamed is None or load is None or load.engine not in KEEPS_RESPONSES:
-            return wish.body
+        if load is None or load.engine not in KEEPS_RESPONSES:
+            return body
         flight.response_id = self._homes.responses.new(flight.first_choice.endpoint.address)
-        return with_id(wish.unnamed, flight.response_id)
+        return with_id(unnamed, flight.response_id)
 
     def _shadow(self, view: PoolView) -> Shadow | None:
         wanted = view.shadow
@@ -331,11 +347,12 @@ def _ask(
     adapter: str | None,
     scheduler: Scheduler | SplitScheduler,
     body_bytes: int,
+    expected: int,
 ) -> Ask:
     text, target = reading.text, resolved.target or ""
     # An opaque or unreadable body still costs something: its size is the best guess.
     prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
-    produces = 0 if reading.api in _PRODUCES_NOTHING else DEFAULT_OUTPUT_TOKENS
+    produces = 0 if reading.api in _PRODUCES_NOTHING else expected
     output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
     prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
     divisible = reading.api in _DIVISIBLE

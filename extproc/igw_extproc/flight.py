@@ -1,9 +1,10 @@
-"""One request from its placement to its end, as its stream tells of it. Pure.
+"""One placed request, from its placement to its end: what was met on the way, and what can be learnt of it.
 
-Made by `director`; `conversation` tells it what happens.
+Pure: `now` is an argument. The director makes one for each placement; conversations tell it what passes.
 """
 
 from igw_extproc import openai
+from igw_extproc.answers import streamed_tokens
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Responded
@@ -21,6 +22,8 @@ class Flight:
 
     __slots__ = (
         "_ledgers",
+        "_step",
+        "answer_tokens",
         "decision",
         "first_byte_at",
         "lease_id",
@@ -31,6 +34,7 @@ class Flight:
         "pool",
         "response_id",
         "status",
+        "streams",
     )
 
     def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
@@ -42,9 +46,12 @@ class Flight:
         self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
+        self.streams = False  # whether the answer comes token by token
+        self.answer_tokens = 0  # as the engine has it; 0: not seen
         self.moved = False
         self.open = True
         self._ledgers = ledgers
+        self._step: float | None = None  # seconds for a token when the answer began
 
     @property
     def first_choice(self) -> Ledger:
@@ -62,7 +69,7 @@ class Flight:
 
     def sent(self, now: float) -> None:
         """It waits no longer. The endpoint's time begins now; retries skip those that have gone meanwhile."""
-        self.decision.lease.send()
+        self.decision.lease.send(now)
         self.placed_at = now
         first, *others = self.decision.order
         if first.available and not all(other.available for other in others):
@@ -92,11 +99,22 @@ class Flight:
         if not self.open or self.first_byte_at is not None:
             return None
         self.first_byte_at = now
+        self._step = self.decision.lease.ledger.decode.step
         self.decision.lease.first_byte(now, succeeded=self.status < 400)
         return now - self.placed_at
 
+    def length(self, now: float) -> float | None:
+        """Tokens of the answer that ends now, as far as that can be told."""
+        if self.answer_tokens:
+            return self.answer_tokens
+        step = self.decision.lease.ledger.decode.step
+        if not self.streams or self.first_byte_at is None or not step or self.status >= 400:
+            return None
+        return streamed_tokens(now - self.first_byte_at, self._step, step)
+
     def counted(self, usage: openai.Usage) -> None:
         """The engine told what it counted for this request."""
+        self.answer_tokens = usage.completion
         if usage.cached is not None:
             self.decision.lease.counted(usage.prompt, usage.cached)
 

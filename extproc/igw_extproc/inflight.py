@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from igw_extproc.cache_trust import CacheTrust, Expected
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
+from igw_extproc.speeds import PREFILL_S, STEP_S, Decode, Prefill
 
 # Seconds after which the engine's word may no longer make an endpoint look emptier than our own accounting does.
 # Five of the slowest regular scrapes (1 s), so one lost scrape changes nothing.
@@ -24,12 +25,9 @@ STALE_AFTER = 5.0
 DEFAULT_KV_CAPACITY = 100_000
 # Tokens of a request in an engine to which we have sent none yet: others' queue there must cost something.
 DEFAULT_REQUEST_TOKENS = 500.0
-# Terms of `Ledger.delay`, in token equivalents: the time to compute one prompt token.
-# A full KV cache slows each decode step, for this request and for all beside it, by about as much in total as a
-# prompt of this length would delay them (batch of a full cache, a few hundred output tokens).
-KV_FULL = 16_000.0
-# Per request in the engine: sampling, scheduling and streaming cost time whatever the length.
-PER_REQUEST = 30.0
+KV_WEIGHT = 1.0
+# What each request in the engine adds to a decode step, as a share of it: sampling, scheduling, streaming.
+PER_REQUEST = 0.0005
 # Weight of the newest request in the running mean of request sizes: a memory of about thirty requests.
 _MEAN_GAIN = 1 / 32
 
@@ -80,7 +78,11 @@ class Ledger:
     kv_tokens: float = 0.0  # KV tokens that requests hold or will need, queued ones included
     kv_free: float = 0.0  # capacity less `kv_tokens`; below zero when requests must queue for room
     kv_load: float = 0.0  # `kv_tokens` as a share of the capacity, 0 and up
-    delay: float = 0.0  # what is in a newcomer's way, in token equivalents: backlog + KV in use + requests
+    wait_s: float = 0.0  # seconds until the backlog is computed
+    step_s: float = 0.0  # seconds that each output token takes longer here than in an idle engine of the pool
+    prefill_s: float = PREFILL_S  # seconds for one prompt token
+    prefill: Prefill = field(default_factory=Prefill)
+    decode: Decode = field(default_factory=Decode)
     trust: CacheTrust = field(default_factory=CacheTrust)
     doubts: dict[int, float] = field(default_factory=dict)  # by slot: those whose `trust` is below 1
     _kv_tokens: int = 0
@@ -93,6 +95,9 @@ class Ledger:
     _sequence: int = 0
     _replaced_up_to: int = 0
     _sees_first_bytes: bool = False  # until a lease tells one: not every proxy shows us responses
+    _computed_tokens: int = 0  # uncached prompt tokens of ours answered since the last scrape
+    _slower: float = 1.0
+    _base_s: float = STEP_S
 
     def __post_init__(self) -> None:
         """Bring the derived numbers in line."""
@@ -122,6 +127,7 @@ class Ledger:
         """Take the engine's word, as of the moment the scrape began."""
         self.available = True
         self.unreachable_reason = None
+        self._observe(load, now)
         self.load = load
         self.scraped_at = now
         self.stale_at = now + STALE_AFTER
@@ -142,6 +148,12 @@ class Ledger:
         self._drop_engine_word()
         self._settle()
 
+    def paced(self, prefill_s: float, slower: float, base_s: float) -> None:
+        """Its speed: seconds for a prompt token; how its decode steps compare to the pool's, which take `base_s`."""
+        if (prefill_s, slower, base_s) != (self.prefill_s, self._slower, self._base_s):
+            self.prefill_s, self._slower, self._base_s = prefill_s, slower, base_s
+            self._settle()
+
     def age(self, now: float) -> None:
         """Let a word that is too old no longer lower the load below our own accounting."""
         if now < self.stale_at:
@@ -151,6 +163,19 @@ class Ledger:
         self._other_requests = max(self._other_requests, 0.0)
         self._other_backlog = max(self._other_backlog, 0.0)
         self._settle()
+
+    def _observe(self, load: EngineLoad, now: float) -> None:
+        """Learn from the counters how fast it decodes."""
+        before, made = self.load, load.generation_tokens_total
+        computed, self._computed_tokens = self._computed_tokens, 0
+        if before is None or self.scraped_at is None or made is None or before.generation_tokens_total is None:
+            return
+        tokens = made - before.generation_tokens_total
+        if tokens >= 0.0 and now > self.scraped_at:
+            sequences = (before.running + load.running) / 2
+            used = ((before.kv_usage or 0.0) + (load.kv_usage or 0.0)) / 2
+            prefill_s = computed * self.prefill_s if load.waiting < 1.0 else math.inf
+            self.decode.observed(now - self.scraped_at, tokens, sequences, used, prefill_s)
 
     def doubt(self) -> None:
         """Say for the prefix index what it is worth here."""
@@ -195,7 +220,9 @@ class Ledger:
         self.queued = queued if queued > 0.0 else 0.0
         backlog = self._other_backlog + self._backlog_tokens
         self.backlog_tokens = backlog if backlog > 0.0 else 0.0
-        self.delay = self.backlog_tokens + KV_FULL * self.kv_load + PER_REQUEST * self.queued
+        self.wait_s = self.backlog_tokens * self.prefill_s
+        fuller = 1.0 + KV_WEIGHT * self.kv_load + PER_REQUEST * self.queued
+        self.step_s = (self._slower * fuller - 1.0) * self._base_s
 
     def _add(self, lease: "Lease") -> None:
         self._sequence += 1
@@ -212,6 +239,7 @@ class Ledger:
 
     def _first_byte(self, lease: "Lease") -> None:
         self._sees_first_bytes = True
+        self._computed_tokens += lease.backlog_tokens
         self._answered(lease)
         self._settle()
 
@@ -250,6 +278,7 @@ class Lease:
     """One placed request's share of a ledger, until it ends. Calls may come in any order and more than once."""
 
     __slots__ = (
+        "_ahead",
         "_answered",
         "_expectation",
         "_open",
@@ -289,11 +318,13 @@ class Lease:
         self.held = True
         self.ledger._hold(self)
 
-    def send(self) -> None:
+    def send(self, now: float) -> None:
         """It waits no longer: the engine gets it now."""
         if self.held:
             self.ledger._sent(self)
             self.held = False
+            self.reserved_at = now
+            self._look_ahead()
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:
         """The endpoint began to answer, well or not: its prompt is computed, and the index may learn."""
@@ -301,6 +332,8 @@ class Lease:
             return
         self._answered = True
         self.ledger.age(now)
+        if self._ahead and succeeded:
+            self.ledger.prefill.answered(self._ahead, now - self.reserved_at, self.ledger.prefill_s)
         self.ledger._first_byte(self)
         self._learn(succeeded)
 
@@ -321,6 +354,7 @@ class Lease:
         self.ledger = other
         self.matched_tokens = 0
         self._charge(0)
+        self._ahead = 0  # it was not there all the time
         if self._expectation is not None:
             self._expectation = self._expectation.moved(other.slot, other.kv_capacity)
 
@@ -337,6 +371,13 @@ class Lease:
         self.kv_tokens = self.uncached_tokens + ask.output_tokens
         self.backlog_tokens = 0 if self._answered else self.uncached_tokens
         self.ledger._add(self)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """What the first byte will have waited for, where nothing but prompts is in the way: 0 where it is not."""
+        ledger, load = self.ledger, self.ledger.load
+        alone = ledger.kv_free + ledger.held_kv >= 0.0 and (load is None or load.waiting < 1.0)
+        self._ahead = round(ledger.backlog_tokens) - ledger.held_backlog if alone else 0
 
     def _learn(self, succeeded: bool) -> None:
         expectation, self._expectation = self._expectation, None

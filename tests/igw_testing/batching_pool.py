@@ -102,7 +102,7 @@ class BatchingPool:
 
     def _send(self, request: Request) -> None:
         lease = self._leases[request.id]
-        lease.send()
+        lease.send(self.now)
         self._in(DELAY, lambda: self._submit(lease.ledger.slot, request))
 
     def _serve(self, ledger: Ledger) -> None:

@@ -27,7 +27,13 @@ OTHER: Final = "httproute/users/web/rule/0/match/0/*"
 TYPES: Final = "type.googleapis.com/envoy.extensions"
 ONE_MESSAGE: Final = "ONE_MESSAGE"
 # What the picker writes into a request.
-TOLD: Final = ("x-igw-pool", "x-gateway-destination-endpoint", "x-igw-lease")
+TOLD: Final = (
+    "x-igw-pool",
+    "x-gateway-destination-endpoint",
+    "x-igw-lease",
+    "x-prefiller-host-port",
+    "x-igw-prefill-failure",
+)
 
 
 @dataclass(slots=True)

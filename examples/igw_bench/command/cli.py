@@ -164,13 +164,24 @@ def _about(settings: Settings) -> tuple[str, str]:
     return "product", f"Envoy, the picker and {count} simulated engines on this machine{faster}"
 
 
+# Options that are told elsewhere in the report, are secret, or say nothing of the load; then those that say something
+# of some loads and targets only.
+_NOT_TOLD = ("url", "model", "api_key_env", "api_key_file", "json_file", "html_file", "slo_ttft", "slo_tpot", "salt")
+_OF_URLS = ("api", "ignore_eos", "endpoint_header", "salt")
+_OF_ENGINES = ("offline", "policies", "speed", "queue", "preset", "engines")
+_OF_SIZES = ("tenants", "prefix_tokens", "question_tokens", "answer_tokens", "turns", "think")
+
+
 def _load_of(options: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """What was asked for, without what is a secret or a place to write to."""
-    hidden = {"api_key_env", "api_key_file", "json_file", "html_file", "url", "model"}
-    given = {name: value for name, value in options.items() if name not in hidden and value is not None}
+    """What was asked for, as far as it matters."""
+    untold = {*_NOT_TOLD, *(_OF_URLS if settings.target is None else _OF_ENGINES)}
+    untold |= set() if settings.shape.workload in ("prefixes", "chats") else set(_OF_SIZES)
+    untold |= set() if settings.shape.trace is not None else {"trace_speed"}
+    given = {name: value for name, value in options.items() if name not in untold and value is not None}
     told = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     salt = {"salt": settings.target.salt} if settings.target is not None else {}
-    return {**told, "workload": settings.shape.workload, "policies": list(settings.policies), **salt}
+    policies = {"policies": list(settings.policies)} if settings.target is None else {}
+    return {**told, "workload": settings.shape.workload, **policies, **salt}
 
 
 _Result = TypeVar("_Result")

@@ -118,7 +118,15 @@ def _lettered(shape: Shape, rng: Random) -> Workload:
         if workload.changes or any(job.blocks for job in workload.jobs):
             raise BadInput(f"workload {shape.workload} has a fleet of its own: no --preset and no --engines")
         workload = replace(workload, fleet=fleet(shape, workload.fleet))
+    if not any(job.blocks for job in workload.jobs):
+        # Offline such requests find nothing in a cache, not even what they had before a preemption. With real texts
+        # they would, and a full engine would recover sooner.
+        workload = replace(workload, fleet=tuple(_without_cache(one) for one in workload.fleet))
     return _paced(workload, shape, rng)
+
+
+def _without_cache(preset: Preset) -> Preset:
+    return replace(preset, limits=replace(preset.limits, prefix_cache=False))
 
 
 def fleet(shape: Shape, own: Sequence[Preset] = ()) -> tuple[Preset, ...]:
@@ -172,8 +180,13 @@ def _longest(shape: Shape, engine: Preset) -> int:
 
 def _sharegpt(shape: Shape, count: int, engine: Preset, rng: Random) -> _Draft:
     """Nothing shared; lengths as those of ShareGPT."""
-    lengths = Chat()
-    return tuple(Job(number, *lengths.draw(rng)) for number in range(count)), {}, {}
+    texts: dict[int, tuple[Piece, ...]] = {}
+    lengths, jobs = Chat(), []
+    for number in range(count):
+        prompt, answer = lengths.draw(rng)
+        texts[number] = (Piece(named(6, number), max(1, prompt - TEMPLATE_TOKENS)),)
+        jobs.append(_job(number, texts[number], answer, engine, 0))
+    return tuple(jobs), texts, {}
 
 
 def _prefixes(shape: Shape, count: int, engine: Preset, rng: Random) -> _Draft:

@@ -6,12 +6,14 @@ the gateway's own times (hops, metrics pages, their intervals) stay as they are:
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 from igw_bench import policies
 from igw_bench.command.plans import Plan
 from igw_bench.command.samples import ANSWERED, FAILED, REFUSED, Run, Sample
-from igw_bench.offline import HOP, Record
+from igw_bench.offline import HOP, Outcome, Record, Simulation
 from igw_bench.peers import PEERS
+from igw_bench.placers import Recorded
 from igw_bench.workloads import Change, Next, Workload
 from igw_extproc.scheduling.policies import POLICIES
 
@@ -23,7 +25,19 @@ def known() -> Sequence[str]:
 
 def simulate(plan: Plan, policy: str, seed: int, speed: float = 1.0, hop: float = HOP) -> Run:
     """One run. `hop`: real seconds from a client to an engine's queue."""
-    outcome = policies.simulate(scaled(plan.workload, speed), policy, seed, hop)
+    return _run(plan, policies.simulate(scaled(plan.workload, speed), policy, seed, hop), policy, seed, speed)
+
+
+def replay(plan: Plan, run: Run, hop: float = HOP) -> Run:
+    """The same requests, each on the engine that it was on in `run`."""
+    number = {name(at): at for at in range(len(plan.workload.fleet))}
+    placed = {one.number: number[one.endpoint] for one in run.samples if one.endpoint in number}
+    workload = scaled(plan.workload, run.speed)
+    outcome = Simulation(workload, lambda _: Recorded(placed), Random(run.seed), hop).run()
+    return _run(plan, outcome, run.policy, run.seed, run.speed)
+
+
+def _run(plan: Plan, outcome: Outcome, policy: str, seed: int, speed: float) -> Run:
     begin = outcome.records[0].sent_at if outcome.records else 0.0
     samples = [_sample(one).on_clock(begin, speed) for one in outcome.records]
     endpoints = tuple(name(at) for at in range(len(plan.workload.fleet)))

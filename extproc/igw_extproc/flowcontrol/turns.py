@@ -58,7 +58,7 @@ def _from_elsewhere(
         extra = host.extra(head.payload, ledger) if is_open(ledger, head.ask, now) else None
         if extra is None:
             continue
-        rank = (head.priority, -extra, head.place.delay)
+        rank = (head.priority, -extra, head.place.wait_s)
         if best is None or rank > best:
             best, found = rank, head
     if found is None or found.payload is None or not host.chooses(found.payload, ledger, now):

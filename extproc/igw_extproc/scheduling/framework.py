@@ -7,36 +7,36 @@ and the index it updates. The director calls `Scheduler.pick` with a pool's cand
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from igw_api.split import PrefillFailure
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling import filters
 from igw_extproc.scheduling.pickers import Picker
+from igw_extproc.scheduling.popularity import NOTHING_HELD, Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.scorers import add_adapter, add_stay
+from igw_extproc.speeds import level
 
-# Candidates, the request, cached tokens by slot -> one cost for each candidate.
-Costs = Callable[[Sequence[Ledger], Ask, Mapping[int, int]], list[float]]
-_NOTHING_CACHED: Mapping[int, int] = {}
-_NO_DOUBTS: Mapping[int, float] = {}
+# Candidates, the request, what of it is held where -> one cost for each candidate.
+Costs = Callable[[Sequence[Ledger], Ask, Held], list[float]]
+# Seconds between two comparisons of a pool's endpoints' speeds.
+LEVEL_EVERY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One way to place requests: what an endpoint costs, and how costs become an order.
 
-    `token`: what a token costs in the unit of its costs; 0: nothing, so that sessions do not matter. `unit`: token
-    equivalents of a cost of 1, where costs of two policies are added.
+    `second`: what a second is in the unit of its costs; 0: nothing, so that adapters and sessions do not matter.
     """
 
     name: str
     costs: Costs
     picker: Picker
     reuses_prefixes: bool = False
-    token: float = 1.0
-    unit: float = 1.0
+    second: float = 1.0
 
 
 class Reservation(Protocol):
@@ -69,7 +69,7 @@ class Reservation(Protocol):
     def hold(self) -> None:
         """The request waits in the picker for its place there."""
 
-    def send(self) -> None:
+    def send(self, now: float) -> None:
         """It waits no longer."""
 
 
@@ -87,7 +87,7 @@ class Onlooker(Protocol):
         candidates: Sequence[Ledger],
         ask: Ask,
         costs: Sequence[float],
-        cached: Mapping[int, int],
+        held: Held,
         chosen: int,
         now: float,
     ) -> None: ...
@@ -110,9 +110,12 @@ class Scheduler:
         self.policy = policy
         self.onlooker: Onlooker | None = None
         # By slot, where engines find less in their caches than the index expects (`Ledgers.doubts`).
-        self.doubts: Mapping[int, float] = _NO_DOUBTS
+        self.doubts: Mapping[int, float] = {}
         self._index = index
+        self._popularity = Popularity()
         self._turn = -1
+        self._level_at = 0.0
+        self._endpoints = 1  # candidates of the last request that came
 
     @property
     def reads_prefixes(self) -> bool:
@@ -130,10 +133,6 @@ class Scheduler:
         """Who of the pool may be chosen, as `filters` says."""
         return filters.candidates(ledgers, subset)
 
-    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
-        """Of these, the one at that address, which alone may answer."""
-        return [one for one in candidates if one.endpoint.address == home]
-
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
         """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can."""
         return None
@@ -149,15 +148,28 @@ class Scheduler:
     ) -> Decision | None:
         """Choose among `candidates` and reserve at the choice. None: there are no candidates.
 
-        `again`: for a request that had been chosen for already; the onlooker has seen it.
+        `again`: for a request that had been chosen for already, among some of the candidates that it had then. The
+        onlooker has seen it.
         """
         if not candidates:
             return None
+        if not again:
+            self._endpoints = len(candidates)
+            if now >= self._level_at:
+                self._level_at = now + LEVEL_EVERY
+                level(candidates)
+        held = (
+            self._popularity.held(self._index, ask.prefix, self.doubts, self._endpoints)
+            if self.policy.reuses_prefixes
+            else NOTHING_HELD
+        )
+        return self._choose(candidates, ask, held, now, rng, explain, again)
+
+    def _choose(
+        self, candidates: Sequence[Ledger], ask: Ask, held: Held, now: float, rng: Random, explain: bool, again: bool
+    ) -> Decision:
         policy = self.policy
-        matched = cached = self._index.match(ask.prefix) if policy.reuses_prefixes else _NOTHING_CACHED
-        if matched and self.doubts:
-            cached = believed(matched, self.doubts)
-        costs = costs_of(policy, candidates, ask, cached)
+        costs = costs_of(policy, candidates, ask, held)
         told = _by_address(candidates, costs) if explain else None
         self._turn += 1
         order = policy.picker(candidates, costs, self._turn, rng)
@@ -166,34 +178,25 @@ class Scheduler:
             # Its engine has said nothing for too long, so it may only look idle. Ageing can only raise costs, and
             # happens once for each silence: a winner that is not stale needs no look at the others.
             _age(candidates, now)
-            return self.pick(candidates, ask, now, rng, explain, again)
+            return self._choose(candidates, ask, held, now, rng, explain, again)
         if self.onlooker is not None and not again:
-            self.onlooker.look(candidates, ask, costs, cached, order[0], now)
-        hit = cached.get(best.slot, 0)
+            self.onlooker.look(candidates, ask, costs, held, order[0], now)
+        hit = held.tokens.get(best.slot, 0)
         index = self._learning if ask.prefix else None
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
-        lease = best.reserve(ask, hit, now, expectation, matched.get(best.slot, 0))
+        lease = best.reserve(ask, hit, now, expectation, held.matched.get(best.slot, 0))
         return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
 
 
-def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
     """What each candidate costs by `policy`, the request's adapter and session included."""
-    costs = policy.costs(candidates, ask, cached)
+    costs = policy.costs(candidates, ask, held)
     if ask.adapter is not None:
-        add_adapter(costs, candidates, ask.adapter)
-    if ask.stay is not None and policy.token:
-        counted = cached if policy.reuses_prefixes else _NOTHING_CACHED
-        add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.token)
+        add_adapter(costs, candidates, ask.adapter, policy.second)
+    if ask.stay is not None and policy.second:
+        counted = held if policy.reuses_prefixes else NOTHING_HELD
+        add_stay(costs, candidates, ask.stay, ask.prompt_tokens, counted, policy.second)
     return costs
-
-
-def believed(matched: Mapping[int, int], doubts: Mapping[int, float]) -> Mapping[int, int]:
-    """What the index expects, as far as each engine's cache can be relied on."""
-    cached = dict(matched)
-    for slot, trust in doubts.items():
-        if slot in cached:
-            cached[slot] = int(cached[slot] * trust)
-    return cached
 
 
 def _age(candidates: Sequence[Ledger], now: float) -> None:

@@ -1,73 +1,74 @@
-"""What placing a request on an endpoint costs, in token equivalents: the time to compute one prompt token. Lower wins.
+"""What placing a request on an endpoint costs, in seconds where it says nothing else. Lower wins.
 
 One unit for everything, so terms add without weights to tune, and only differences between endpoints matter. Each
 function returns one cost for each candidate, in order. They run on every request over every endpoint: plain attribute
 reads in one comprehension, no call per endpoint. Pure; the table in `policies` names them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from igw_extproc.domain import Ask, Stay
 from igw_extproc.inflight import Ledger
+from igw_extproc.scheduling.popularity import HIGHEST, Held
 
-# A token that is computed again, because another endpoint holds it, also evicts a token that somebody would reuse,
-# which is then computed again too. At 1, busy moments copy every prefix everywhere and the hit rate collapses; the
-# higher, the longer a hot prefix waits at its one endpoint. 2.5 to 4 is flat and best (docs/policies.md, "The study").
-PRICE = 2.5
-# A KV token that does not fit makes the request wait until another ends. Low, because our estimate counts a prefix
-# that requests share more than once: at 4 it scattered tenants whose requests did fit.
-SHORT = 0.5
-# Bringing an adapter into a free place takes about a tenth of a second; with no free place the request waits until
-# the last request of another adapter has ended.
-ADAPTER_LOAD = 2_000.0
-ADAPTER_WAIT = 16_000.0
-# A client that names its session wants to stay, though we may see nothing that is worth it: a tenth of a second.
-SESSION = 2_000.0
+# Bringing an adapter into a free place; with no free place the request waits until the last request of another
+# adapter has ended. Seconds.
+ADAPTER_LOAD_S = 0.5
+ADAPTER_WAIT_S = 4.0
+# Where a request can never fit into the KV cache; any other endpoint is better.
+NEVER_S = 1e6
+# A client that names its session wants to stay, though we may see nothing that is worth it. Seconds.
+SESSION_S = 0.25
 
 
-def nothing(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+def nothing(candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
     """For pickers that do not compare."""
     return [0.0] * len(candidates)
 
 
-def least_request(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+def least_request(candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
     """Requests in the engine, whoever sent them."""
     return [ledger.queued for ledger in candidates]
 
 
-def least_token(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+def least_token(candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
     """Tokens in flight: what running requests hold and queued ones will need."""
     return [ledger.kv_tokens for ledger in candidates]
 
 
-def llm_metric(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-    """What is in the way there (`Ledger.delay`), and the KV tokens that do not fit, at SHORT each."""
-    need = ask.prompt_tokens + ask.output_tokens
+def llm_metric(candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
+    """Seconds until its first token, plus those that its later ones take longer than in an idle engine."""
+    prompt, output = ask.prompt_tokens, ask.output_tokens
+    need = prompt + output
     return [
-        ledger.delay if (free := ledger.kv_free) >= need else ledger.delay + SHORT * (need - free)
+        ledger.wait_s
+        + prompt * ledger.prefill_s
+        + output * ledger.step_s
+        + (NEVER_S if need > ledger.kv_capacity else 0.0)
         for ledger in candidates
     ]
 
 
-def prefix_cache(candidates: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-    """`llm_metric`, and the prompt tokens that the endpoint would still have to compute, at PRICE each.
+def prefix_cache(candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
+    """The same, with only those prompt tokens that the endpoint does not hold, at `price` each."""
+    if not held.tokens:
+        return llm_metric(candidates, ask, held)
+    prompt, output, price, cached = ask.prompt_tokens, ask.output_tokens, held.price, held.tokens.get
+    need = prompt + output
+    return [
+        ledger.wait_s
+        + price * (prompt - cached(ledger.slot, 0)) * ledger.prefill_s
+        + output * ledger.step_s
+        + (NEVER_S if need > ledger.kv_capacity else 0.0)
+        for ledger in candidates
+    ]
 
-    The whole prompt is common to all candidates and left out: a hit is a rebate.
+
+def add_adapter(costs: list[float], candidates: Sequence[Ledger], adapter: str, second: float) -> None:
+    """Add what each candidate needs before it can serve `adapter`: nothing, a free place, or somebody else's.
+
+    `second` is what a second is in the unit of `costs`.
     """
-    if not cached:
-        return llm_metric(candidates, ask, cached)
-    need = ask.prompt_tokens + ask.output_tokens
-    held = cached.get
-    return [
-        ledger.delay - PRICE * held(ledger.slot, 0)
-        if (free := ledger.kv_free) >= need
-        else ledger.delay - PRICE * (hit := held(ledger.slot, 0)) + SHORT * max(need - hit - free, 0.0)
-        for ledger in candidates
-    ]
-
-
-def add_adapter(costs: list[float], candidates: Sequence[Ledger], adapter: str) -> None:
-    """Add what each candidate needs before it can serve `adapter`: nothing, a free place, or somebody else's."""
     for at, ledger in enumerate(candidates):
         if adapter in ledger.adapters:
             continue
@@ -77,24 +78,20 @@ def add_adapter(costs: list[float], candidates: Sequence[Ledger], adapter: str) 
             continue
         places = load.max_adapters if load is not None else None
         full = places is not None and len(running | ledger.adapters.keys()) >= places
-        costs[at] += ADAPTER_WAIT if full else ADAPTER_LOAD
+        costs[at] += second * (ADAPTER_WAIT_S if full else ADAPTER_LOAD_S)
 
 
 def add_stay(
-    costs: list[float],
-    candidates: Sequence[Ledger],
-    stay: Stay,
-    prompt_tokens: int,
-    cached: Mapping[int, int],
-    token: float,
+    costs: list[float], candidates: Sequence[Ledger], stay: Stay, prompt_tokens: int, held: Held, second: float
 ) -> None:
     """Make the endpoint cheaper where the request's session was last, by the tokens left there that it may reuse.
 
-    At most the prompt's own, at PRICE, and SESSION at least; what `cached` has counted is not counted again. `token`
-    is what a token costs in the unit of `costs`.
+    At most the prompt's own, at the HIGHEST price since nobody else asks for them, and SESSION_S at least; what `held`
+    has counted is not counted again. `second` is what a second is in the unit of `costs`.
     """
     for at, ledger in enumerate(candidates):
         if ledger.endpoint.address == stay.address:
-            worth = max(PRICE * min(stay.tokens, prompt_tokens), SESSION)
-            costs[at] -= token * max(worth - PRICE * cached.get(ledger.slot, 0), 0.0)
+            worth = max(HIGHEST * min(stay.tokens, prompt_tokens) * ledger.prefill_s, SESSION_S)
+            counted = held.price * held.tokens.get(ledger.slot, 0) * ledger.prefill_s
+            costs[at] -= second * max(worth - counted, 0.0)
             return

@@ -17,6 +17,7 @@ from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling.framework import Policy, costs_of
 from igw_extproc.scheduling.pickers import cheapest
+from igw_extproc.scheduling.popularity import Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixIndex
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Shadow:
         # pools at the same engines find there.
         own = policy.reuses_prefixes and not active.reuses_prefixes
         self.index = PrefixIndex(MAX_ENTRIES) if own else None
+        self._popularity = Popularity()
         self._pool = pool
         self._rng = rng
         self._turn = -1
@@ -82,14 +84,15 @@ class Shadow:
         candidates: Sequence[Ledger],
         ask: Ask,
         costs: Sequence[float],
-        cached: Mapping[int, int],
+        held: Held,
         chosen: int,
         now: float,
     ) -> None:
-        """Choose as well, and compare. `costs` and `cached` are the active policy's, `chosen` its choice."""
+        """Choose as well, and compare. `costs` and `held` are the active policy's, `chosen` its choice."""
         if self.sampling < 1.0 and self._rng.random() >= self.sampling:
             return
-        held = cached if self.index is None else self.index.match(ask.prefix)
+        if self.index is not None:
+            held = self._popularity.held(self.index, ask.prefix, {}, len(candidates))
         own = costs_of(self.policy, candidates, ask, held)
         self._turn += 1
         other = self.policy.picker(candidates, own, self._turn, self._rng)[0]
@@ -99,8 +102,8 @@ class Shadow:
         self._compared += 1
         self._agreed += other == chosen
         active, shadow = self._sides
-        active.chose(candidates[chosen], _less(self.active, costs, chosen, other), held)
-        shadow.chose(candidates[other], _less(self.policy, own, other, chosen), held)
+        active.chose(candidates[chosen], _less(self.active, costs, chosen, other), held.tokens)
+        shadow.chose(candidates[other], _less(self.policy, own, other, chosen), held.tokens)
         if log.isEnabledFor(logging.DEBUG):
             live, seen = (candidates[at].endpoint.address for at in (chosen, other))
             log.debug("shadow pool=%s policy=%s would=%s does=%s", self._pool, self.policy.name, seen, live)

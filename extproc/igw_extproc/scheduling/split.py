@@ -1,9 +1,9 @@
 """Placement where one endpoint computes the prompt and another the answer (prefill/decode). Called as `Scheduler` is.
 
-What each costs, in token equivalents, with the pool's two policies:
+What each costs, in seconds, with the pool's two policies:
 
-    prompt at p:            prefill policy's cost + HINDERS x uncached tokens x requests that are being answered there
-    answer at d:            decode policy's cost + transfer x tokens that d does not hold yet
+    prompt at p:            prefill policy's cost + HINDERS x time for uncached tokens x requests being answered there
+    answer at d:            decode policy's cost + transfer x time to compute the tokens that d does not hold yet
     pair (p, d):            both; p and d differ
     one endpoint for both:  prompt at e + answer at e, less the transfer; where that is allowed
 
@@ -24,26 +24,33 @@ from igw_api.split import PrefillFailure, Role, Split
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling import filters
-from igw_extproc.scheduling.framework import Decision, Policy, believed, costs_of
+from igw_extproc.scheduling.framework import LEVEL_EVERY, Decision, Policy, costs_of
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
 from igw_extproc.scheduling.policies import POLICIES
+from igw_extproc.scheduling.popularity import Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixExpectation, PrefixIndex
 from igw_extproc.scheduling.roles import Roles
+from igw_extproc.scheduling.trust import Trust
+from igw_extproc.speeds import level
 
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
 # prefill hides part of that, since a step of few answers leaves most of the device idle.
 HINDERS: Final = 0.05
+# What an uncached token counts at most, in times of its computing. Less than in other pools: a prefix that is elsewhere
+# must not keep a prompt from those who have nothing else to do than compute prompts.
+HIGHEST_PRICE: Final = 2.5
 
 
 class PairLease:
     """One request's share at two endpoints. Every call may come in any order and more than once."""
 
-    __slots__ = ("decode", "prefill")
+    __slots__ = ("_trust", "decode", "prefill")
 
-    def __init__(self, prefill: Lease, decode: Lease) -> None:
+    def __init__(self, prefill: Lease, decode: Lease, trust: Trust) -> None:
         self.prefill = prefill
         self.decode = decode
+        self._trust = trust
 
     @property
     def ledger(self) -> Ledger:
@@ -56,13 +63,22 @@ class PairLease:
         return self.decode.ask
 
     def prefilled(self, now: float, succeeded: bool = True) -> None:
-        """The prompt has left the endpoint that computed it, or that endpoint has failed."""
+        """The sidecar says that the prompt has left the endpoint that computed it, or that this one did not do it."""
+        if succeeded:
+            self._trust.succeeded(self.prefill.ledger.endpoint.address)
+        self._release(now, succeeded)
+
+    def blame(self, now: float) -> None:
+        """It was the endpoint's fault, and not the request's."""
+        self._trust.failed(self.prefill.ledger.endpoint.address, now)
+
+    def _release(self, now: float, succeeded: bool) -> None:
         self.prefill.first_byte(now, succeeded)
         self.prefill.close(now, succeeded)
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:
         """The answer began, which it does after the prompt has arrived."""
-        self.prefilled(now, succeeded)
+        self._release(now, succeeded)
         self.decode.first_byte(now, succeeded)
 
     def close(self, now: float, succeeded: bool = True) -> None:
@@ -87,10 +103,10 @@ class PairLease:
         self.prefill.hold()
         self.decode.hold()
 
-    def send(self) -> None:
+    def send(self, now: float) -> None:
         """It waits no longer."""
-        self.prefill.send()
-        self.decode.send()
+        self.prefill.send(now)
+        self.decode.send(now)
 
 
 class SplitStatistics(NamedTuple):
@@ -110,16 +126,21 @@ class _Halves(NamedTuple):
 
 
 class SplitScheduler:
-    """Places the requests of one pool that divides them. `serve` tells it the pool's endpoints."""
+    """Places the requests of one pool that divides them. `serve` tells it the pool's endpoints: of those it takes who
+    computes prompts, and of a pick's candidates who answers."""
 
     def __init__(self, split: Split, index: PrefixIndex) -> None:
         self.split = split
         self.roles = Roles(split.dwell)
+        self._trust = Trust()
         self.doubts: Mapping[int, float] = {}  # as in `Scheduler`
         self._index = index
+        self._popularity = Popularity()
         self._turn = -1
+        self._level_at = 0.0
         self._pairs = self._singles = 0
-        self._served: tuple[Ledger, ...] = ()
+        self._served: list[tuple[Ledger, Role]] = []
+        self._computing: list[Ledger] = []  # those of them that may compute prompts
         self._role: dict[int, Role] = {}  # by slot
         self._prefill, self._decode = POLICIES[split.prefill], POLICIES[split.decode]
 
@@ -136,26 +157,18 @@ class SplitScheduler:
 
     def serve(self, ledgers: Sequence[Ledger]) -> None:
         """The pool has these endpoints from now on."""
-        self._served = tuple(ledgers)
-        found = {one.slot: self.split.role(one.endpoint.labels) for one in ledgers}
-        self._role = {slot: role for slot, role in found.items() if role is not None}
-        self.roles.serve([(one, self._role[one.slot]) for one in ledgers if one.slot in self._role])
+        found = [(one, self.split.role(one.endpoint.labels)) for one in ledgers]
+        self._served = [(one, role) for one, role in found if role is not None]
+        self._role = {one.slot: role for one, role in self._served}
+        self._computing = [one for one, role in self._served if role is not Role.DECODE]
+        self.roles.serve(self._served)
 
     def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
-        """Who may be chosen: of each role those that `filters` allows. None, where nobody can answer."""
-        prefill, decode = (filters.candidates(side, subset) for side in self._sides(ledgers))
-        return decode + [one for one in prefill if one not in decode] if decode else []
-
-    def bound(self, candidates: Sequence[Ledger], home: str) -> list[Ledger]:
-        """Of these, the one at that address, which alone may answer, and those that only compute prompts."""
-        answers = {one.slot: one for one in self._sides(candidates).decode}
-        at_home = [one for one in candidates if one.endpoint.address == home]
-        if not at_home or at_home[0].slot not in answers:
-            return at_home  # it computes prompts now, and can answer where nobody else may
-        return at_home + [one for one in candidates if one.slot not in answers]
+        """Who may be chosen for the answer, as `filters` says. No subset binds who computes the prompt."""
+        return filters.candidates([one for one in ledgers if self._role.get(one.slot) in _ANSWERING], subset)
 
     def missing(self, candidates: Sequence[Ledger], ask: Ask | None = None) -> PrefillFailure | None:
-        """What to do, since nobody among `candidates` can compute the prompt of `ask`, or any. None: somebody can.
+        """What to do, since nobody can compute the prompt of `ask`, or any. None: somebody can.
 
         Judged without a look at the index: a long prompt in a dynamic pool counts even if it is cached.
         """
@@ -164,7 +177,7 @@ class SplitScheduler:
             return None
         if ask is not None and not (ask.divisible and ask.prompt_tokens >= least):
             return None
-        return failure if candidates and not self._sides(candidates).prefill else None
+        return failure if candidates and not self._prefillers() else None
 
     def pick(
         self,
@@ -178,13 +191,21 @@ class SplitScheduler:
         """Choose among `candidates` and reserve. None: there is none for the answer. `again`: as for `Scheduler`."""
         if self.split.dynamic:
             self.roles.review(now)
-        sides = self._sides(candidates)
+        able = self._prefillers()
+        # If all have failed, one of them is tried: the sidecar knows what to do.
+        sides = _Halves(self._trust.trusted(able, now) or able, self._answering(candidates))
         if not sides.decode:
             return None
-        matched: Mapping[int, int] = self._index.match(ask.prefix)
-        cached = believed(matched, self.doubts) if matched and self.doubts else matched
+        if now >= self._level_at:
+            self._level_at = now + LEVEL_EVERY
+            level(candidates)
+        held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
+        held = held._replace(price=min(held.price, HIGHEST_PRICE))
+        return self._pair(sides, ask, held, now, rng, explain)
+
+    def _pair(self, sides: _Halves, ask: Ask, held: Held, now: float, rng: Random, explain: bool) -> Decision:
         self._turn += 1
-        pair, order = self._choose(sides, ask, cached, rng)
+        pair, order = self._choose(sides, ask, held, rng)
         prefiller = sides.prefill[pair.prefill] if pair.prefill is not None else None
         chosen = [one for at in order if (one := sides.decode[at]) is not prefiller]
         silent = [one for one in (chosen[0], prefiller) if one is not None and now >= one.stale_at]
@@ -192,22 +213,16 @@ class SplitScheduler:
             # As in `Scheduler.pick`: ageing raises costs, once for each silence.
             for one in (*sides.prefill, *sides.decode):
                 one.age(now)
-            return self.pick(candidates, ask, now, rng, explain, again)
+            return self._pair(sides, ask, held, now, rng, explain)
         told = {chosen[0].endpoint.address: pair.cost} if explain else None
         at = prefiller or chosen[0]
-        hit = cached.get(at.slot, 0)
-        lease = self._reserve(ask, (chosen[0], prefiller), cached, matched, now)
+        hit = held.tokens.get(at.slot, 0)
+        lease = self._reserve(ask, (chosen[0], prefiller), held, now)
         return Decision(tuple(chosen), hit, lease, told, prefiller)
 
-    def _reserve(
-        self,
-        ask: Ask,
-        chosen: tuple[Ledger, Ledger | None],
-        cached: Mapping[int, int],
-        matched: Mapping[int, int],
-        now: float,
-    ) -> Lease | PairLease:
+    def _reserve(self, ask: Ask, chosen: tuple[Ledger, Ledger | None], held: Held, now: float) -> Lease | PairLease:
         decoder, prefiller = chosen
+        cached, matched = held.tokens, held.matched
         hit = cached.get(decoder.slot, 0)
         if prefiller is None:
             self._singles += 1
@@ -219,21 +234,21 @@ class SplitScheduler:
             ask._replace(prompt_tokens=0, output_tokens=arrives), 0, now, self._expect(decoder, ask)
         )
         prompt = ask._replace(output_tokens=0)
-        held, expected = cached.get(prefiller.slot, 0), matched.get(prefiller.slot, 0)
-        at = prefiller.reserve(prompt, held, now, self._expect(prefiller, ask), expected)
-        return PairLease(at, answer)
+        found, expected = cached.get(prefiller.slot, 0), matched.get(prefiller.slot, 0)
+        at = prefiller.reserve(prompt, found, now, self._expect(prefiller, ask), expected)
+        return PairLease(at, answer, self._trust)
 
     def _expect(self, ledger: Ledger, ask: Ask) -> PrefixExpectation | None:
         return self._index.expect(ledger.slot, ask.prefix, ledger.kv_capacity) if ask.prefix else None
 
-    def _choose(self, sides: _Halves, ask: Ask, cached: Mapping[int, int], rng: Random) -> tuple[Pair, list[int]]:
+    def _choose(self, sides: _Halves, ask: Ask, held: Held, rng: Random) -> tuple[Pair, list[int]]:
         """The lowest cost of all, and the endpoints for the answer, the chosen one first."""
-        answer = self._costs(self._decode, sides.decode, ask, cached)
-        single, order = self._single(sides, ask, cached, answer, rng)
+        answer = self._costs(self._decode, sides.decode, ask, held)
+        single, order = self._single(sides, ask, held, answer, rng)
         best = single
         if sides.prefill and ask.divisible:
-            moved = self._moved(answer, sides.decode, ask, cached)
-            prompt = self._prompt(sides.prefill, ask, cached)
+            moved = self._moved(answer, sides.decode, ask, held.tokens)
+            prompt = self._prompt(sides.prefill, ask, held)
             ends = self._decode.picker(sides.decode, moved, self._turn, rng)
             starts = self._prefill.picker(sides.prefill, prompt, self._turn, rng)
             pair = best_pair(sides.prefill, sides.decode, prompt, moved, (starts, ends))
@@ -242,7 +257,7 @@ class SplitScheduler:
         return best, [best.decode, *(at for at in order if at != best.decode)]
 
     def _single(
-        self, sides: _Halves, ask: Ask, cached: Mapping[int, int], answer: Sequence[float], rng: Random
+        self, sides: _Halves, ask: Ask, held: Held, answer: Sequence[float], rng: Random
     ) -> tuple[Pair | None, list[int]]:
         """The best endpoint that does both, if any may, and those that may, in order."""
         decode = sides.decode
@@ -253,23 +268,23 @@ class SplitScheduler:
             if not allowed:
                 return None, []
         able = [decode[at] for at in allowed]
-        prompt = self._prompt(able, ask, cached)
+        prompt = self._prompt(able, ask, held)
         costs = [answer[at] + cost for at, cost in zip(allowed, prompt, strict=True)]
         order = cheapest(able, costs, self._turn, rng)
         return Pair(None, allowed[order[0]], costs[order[0]]), [allowed[at] for at in order]
 
-    def _costs(self, policy: Policy, side: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
-        """What one of the two policies says, in token equivalents."""
-        costs = costs_of(policy, side, ask, cached)
-        return costs if policy.unit == 1.0 else [cost * policy.unit for cost in costs]
+    def _costs(self, policy: Policy, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
+        """What one of the two policies says, in seconds."""
+        costs = costs_of(policy, side, ask, held)
+        return costs if policy.second in (0.0, 1.0) else [cost / policy.second for cost in costs]
 
-    def _prompt(self, side: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]) -> list[float]:
+    def _prompt(self, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
         """What computing the prompt costs, there and to those who are being answered there."""
-        costs = self._costs(self._prefill, side, ask, cached)
-        role, tokens = self._role, ask.prompt_tokens
+        costs = self._costs(self._prefill, side, ask, held)
+        role, tokens, cached = self._role, ask.prompt_tokens, held.tokens
         for at, one in enumerate(side):
             if one.queued and role[one.slot] is not Role.PREFILL:
-                costs[at] += HINDERS * max(tokens - cached.get(one.slot, 0), 0) * one.queued
+                costs[at] += HINDERS * max(tokens - cached.get(one.slot, 0), 0) * one.prefill_s * one.queued
         return costs
 
     def _moved(
@@ -279,37 +294,42 @@ class SplitScheduler:
         transfer, tokens = self.split.transfer, ask.prompt_tokens
         least = self.split.min_uncached if self.split.dynamic else 0
         if not cached:
-            return [cost + transfer * tokens for cost in answer] if tokens >= least else [math.inf] * len(answer)
-        missing = (max(tokens - cached.get(one.slot, 0), 0) for one in side)
+            if tokens < least:
+                return [math.inf] * len(answer)
+            return [cost + transfer * tokens * one.prefill_s for cost, one in zip(answer, side, strict=True)]
         return [
-            cost + transfer * lacks if lacks >= least else math.inf for cost, lacks in zip(answer, missing, strict=True)
+            cost + transfer * lacks * one.prefill_s
+            if (lacks := max(tokens - cached.get(one.slot, 0), 0)) >= least
+            else math.inf
+            for cost, one in zip(answer, side, strict=True)
         ]
 
     def statistics(self) -> SplitStatistics:
         """The numbers now."""
         now = self.roles.now if self.split.dynamic else _FIXED
-        served = [(one, role) for one in self._served if (role := self._role.get(one.slot)) is not None]
-        roles = tuple((one.endpoint.address, now.get(one.slot, role)) for one, role in served)
+        roles = tuple((one.endpoint.address, now.get(one.slot, role)) for one, role in self._served)
         return SplitStatistics(self._pairs, self._singles, roles, self.roles.changes)
 
-    def _sides(self, ledgers: Sequence[Ledger]) -> _Halves:
-        """By role; in a dynamic pool, those for both by the role that they have now."""
-        role, now = self._role, self.roles.now if self.split.dynamic else _FIXED
-        prefill: list[Ledger] = []
-        decode: list[Ledger] = []
-        for ledger in ledgers:
-            slot = ledger.slot
-            has = now.get(slot) or role.get(slot)
-            if has is Role.DECODE or has is Role.BOTH:
-                decode.append(ledger)
-            if has is Role.PREFILL or has is Role.BOTH:
-                prefill.append(ledger)
-        if not decode and now:
-            # Those that compute prompts now can answer too.
-            decode = [one for one in prefill if one.slot in now]
-        return _Halves(prefill, decode)
+    def _prefillers(self) -> list[Ledger]:
+        """Who may compute a prompt now."""
+        able = self._computing
+        if self.split.dynamic:
+            now = self.roles.now
+            able = [one for one in able if now.get(one.slot) is not Role.DECODE]
+        return filters.candidates(able)
+
+    def _answering(self, candidates: Sequence[Ledger]) -> list[Ledger]:
+        """Who of them may answer now. Those that compute prompts for the time being can too, if nobody else is left."""
+        role = self._role
+        able = [one for one in candidates if role.get(one.slot) in _ANSWERING]
+        if not self.split.dynamic:
+            return able
+        now = self.roles.now
+        return [one for one in able if now.get(one.slot) is not Role.PREFILL] or able
 
 
+# A tuple: members of an enum hash in Python code.
+_ANSWERING: Final = (Role.DECODE, Role.BOTH)
 _FIXED: Mapping[int, Role] = {}
 
 

@@ -15,7 +15,7 @@ def figures(ttft: float, tokens: float = 100.0) -> dict[str, float | None]:
 
 
 def pair(policy: str, seed: int, online: float, offline: float) -> Pair:
-    return Pair(policy, seed, 0.005, figures(online), figures(offline), figures(offline))
+    return Pair(policy, seed, figures(online), figures(offline), figures(online))
 
 
 PAIRS = [
@@ -37,8 +37,16 @@ def test_ratios_are_to_round_robin_with_the_same_seed() -> None:
 
 def test_the_table_has_the_difference_between_online_and_offline() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(PAIRS).splitlines() if line]
-    assert [row[2] for row in rows if row[1] == "difference to it"] == ["+25%", "+50%"]
+    assert [row[2] for row in rows if row[1] == "difference"] == ["-20%", "+0%", "-33%", "+0%"]
     assert ["llm-metric", "online", "600", "6,000", "50.0", "100.0", "100"] in rows
+
+
+def test_a_replay_places_each_request_where_it_was() -> None:
+    plan = plans.build(Shape(requests=200), 1)
+    first = virtual.simulate(plan, "llm-metric", 1, 5.0)
+    again = virtual.replay(plan, first)
+    assert {one.number: one.endpoint for one in again.samples} == {one.number: one.endpoint for one in first.samples}
+    assert headline(again, Slo()) == headline(first, Slo())
 
 
 @pytest.mark.parametrize("speed", [1.0, 5.0])

@@ -102,6 +102,20 @@ def test_lengths_like_sharegpts_have_the_published_means() -> None:
     assert fmean(job.output_tokens for job in jobs) == pytest.approx(285, rel=0.1)
 
 
+def test_engines_reuse_what_was_computed_only_where_the_simulated_requests_say_what_it_is() -> None:
+    """Else real texts would find, after a preemption, what the offline engine computes again."""
+    caching = {
+        name: {one.limits.prefix_cache for one in build(Shape(workload=name, requests=9), 1).workload.fleet}
+        for name in ("A", "C", "D", "B-half", "sharegpt")
+    }
+    assert caching == {"A": {False}, "C": {False}, "D": {False}, "B-half": {True}, "sharegpt": {True}}
+
+
+def test_requests_like_sharegpts_share_no_block() -> None:
+    blocks = [block for job in build(SMALL, 1).workload.jobs for block in job.blocks]
+    assert len(set(blocks)) == len(blocks) > 0
+
+
 def test_a_rate_makes_an_open_loop_with_that_mean_and_clients_a_closed_one() -> None:
     opened = build(replace(SMALL, requests=4000, rate=5.0), 1).workload
     gaps = [after - before for before, after in pairwise(opened.arrivals)]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from igw_api import wire
-from igw_extproc.director import DEFAULT_OUTPUT_TOKENS
+from igw_extproc.answers import DEFAULT_TOKENS
 from igw_extproc.domain import EngineKind, EngineLoad
 from igw_extproc.errors import BadRequest, UnknownModel
 from igw_extproc.messages import Arrived
@@ -163,12 +163,12 @@ def test_a_request_without_a_body_is_placed() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "output"),
     [
-        ("/v1/chat/completions", chat(), DEFAULT_OUTPUT_TOKENS),
+        ("/v1/chat/completions", chat(), DEFAULT_TOKENS),
         ("/v1/chat/completions", chat(max_tokens=7), 7),
-        ("/v1/chat/completions", chat(max_tokens=100_000), DEFAULT_OUTPUT_TOKENS),
+        ("/v1/chat/completions", chat(max_tokens=100_000), DEFAULT_TOKENS),
         ("/v1/embeddings", b'{"model":"m","input":"x","max_tokens":7}', 0),
         ("/rerank", b'{"model":"m","query":"x"}', 0),
-        ("/generate", b"x", DEFAULT_OUTPUT_TOKENS),
+        ("/generate", b"x", DEFAULT_TOKENS),
     ],
 )
 def test_the_output_is_guessed_by_api_and_bounded_by_the_request(path: str, body: bytes, output: int) -> None:

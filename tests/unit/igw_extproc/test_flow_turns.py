@@ -60,7 +60,7 @@ class Pool:
     def goes(self, waiter: Waiter[str], now: float) -> None:
         """Write down where."""
         name = self.queue.dispatched(waiter, now)
-        self.leases[name].send()
+        self.leases[name].send(now)
         self.went[name] = self.leases[name].ledger.endpoint.address
 
     def _reserve(self, name: str, ask: Ask, among: list[Ledger]) -> Ledger:
