@@ -36,7 +36,7 @@ from igw_extproc.speeds import level
 
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
 # prefill hides part of that, since a step of few answers leaves most of the device idle.
-HINDERS: Final = 0.05
+HINDERS: Final = 0.1
 # What an uncached token counts at most, in times of its computing. Less than in other pools: a prefix that is elsewhere
 # must not keep a prompt from those who have nothing else to do than compute prompts.
 HIGHEST_PRICE: Final = 2.5
