@@ -17,6 +17,7 @@ from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
 from igw_extproc.flight import Flight
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
+from igw_extproc.scheduling.split import PairLease
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
 from igw_extproc.transport import Call, Conversation, GrpcStatus, Methods
@@ -199,7 +200,7 @@ class Process(Conversation):
             return
         flight.responded(response)
         if response.prefill is not None:
-            self._prefilled(flight, response.prefill)
+            self._prefilled(flight, response.prefill, response.status)
         if response.whole and response.status < 400:
             self._first_byte(flight)
         address = flight.first_choice.endpoint.address
@@ -210,14 +211,19 @@ class Process(Conversation):
         if flight.moved or response.status in (502, 503, 504):
             picker.suspect(address)
 
-    def _prefilled(self, flight: Flight, outcome: str) -> None:
+    def _prefilled(self, flight: Flight, outcome: str, status: int) -> None:
         """The sidecar told who computed the prompt."""
         picker = self._picker
         if outcome in _PREFILL_OUTCOMES:
             picker.telemetry.prefills[(flight.pool, outcome)] += 1
-        prefiller = flight.prefilled(outcome == wire.PREFILLED_REMOTELY, picker.clock())
-        if prefiller is not None and outcome == wire.PREFILL_FAILED:
+        now, lease = picker.clock(), flight.decision.lease
+        prefiller = flight.prefilled(outcome == wire.PREFILLED_REMOTELY, now)
+        # A request that is wrong itself fails everywhere: clients must not be able to turn prompts away from endpoints.
+        blamed = outcome == wire.PREFILL_FAILED and not 400 <= status < 500
+        if prefiller is not None and blamed:
             picker.suspect(prefiller.endpoint.address)
+            if isinstance(lease, PairLease):
+                lease.blame(now)
 
     def _chunk(self, chunk: Chunk) -> None:
         flight = self._flight

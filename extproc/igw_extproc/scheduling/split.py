@@ -31,6 +31,7 @@ from igw_extproc.scheduling.policies import POLICIES
 from igw_extproc.scheduling.popularity import Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixExpectation, PrefixIndex
 from igw_extproc.scheduling.roles import Roles
+from igw_extproc.scheduling.trust import Trust
 from igw_extproc.speeds import level
 
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
@@ -44,11 +45,12 @@ HIGHEST_PRICE: Final = 2.5
 class PairLease:
     """One request's share at two endpoints. Every call may come in any order and more than once."""
 
-    __slots__ = ("decode", "prefill")
+    __slots__ = ("_trust", "decode", "prefill")
 
-    def __init__(self, prefill: Lease, decode: Lease) -> None:
+    def __init__(self, prefill: Lease, decode: Lease, trust: Trust) -> None:
         self.prefill = prefill
         self.decode = decode
+        self._trust = trust
 
     @property
     def ledger(self) -> Ledger:
@@ -61,13 +63,22 @@ class PairLease:
         return self.decode.ask
 
     def prefilled(self, now: float, succeeded: bool = True) -> None:
-        """The prompt has left the endpoint that computed it, or that endpoint has failed."""
+        """The sidecar says that the prompt has left the endpoint that computed it, or that this one did not do it."""
+        if succeeded:
+            self._trust.succeeded(self.prefill.ledger.endpoint.address)
+        self._release(now, succeeded)
+
+    def blame(self, now: float) -> None:
+        """It was the endpoint's fault, and not the request's."""
+        self._trust.failed(self.prefill.ledger.endpoint.address, now)
+
+    def _release(self, now: float, succeeded: bool) -> None:
         self.prefill.first_byte(now, succeeded)
         self.prefill.close(now, succeeded)
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:
         """The answer began, which it does after the prompt has arrived."""
-        self.prefilled(now, succeeded)
+        self._release(now, succeeded)
         self.decode.first_byte(now, succeeded)
 
     def close(self, now: float, succeeded: bool = True) -> None:
@@ -111,6 +122,7 @@ class SplitScheduler:
     def __init__(self, split: Split, index: PrefixIndex) -> None:
         self.split = split
         self.roles = Roles(split.dwell)
+        self._trust = Trust()
         self.doubts: Mapping[int, float] = {}  # as in `Scheduler`
         self._index = index
         self._popularity = Popularity()
@@ -163,7 +175,9 @@ class SplitScheduler:
         """Choose among `candidates` and reserve. None: there is none for the answer."""
         if self.split.dynamic:
             self.roles.review(now)
-        sides = _Halves(self._prefillers(), self._answering(candidates))
+        able = self._prefillers()
+        # If all have failed, one of them is tried: the sidecar knows what to do.
+        sides = _Halves(self._trust.trusted(able, now) or able, self._answering(candidates))
         if not sides.decode:
             return None
         if now >= self._level_at:
@@ -209,7 +223,7 @@ class SplitScheduler:
         prompt = ask._replace(output_tokens=0)
         found, expected = cached.get(prefiller.slot, 0), matched.get(prefiller.slot, 0)
         at = prefiller.reserve(prompt, found, now, self._expect(prefiller, ask), expected)
-        return PairLease(at, answer)
+        return PairLease(at, answer, self._trust)
 
     def _expect(self, ledger: Ledger, ask: Ask) -> PrefixExpectation | None:
         return self._index.expect(ledger.slot, ask.prefix, ledger.kv_capacity) if ask.prefix else None

@@ -102,6 +102,21 @@ def test_a_prefiller_that_failed_is_released_and_asked_whether_it_lives() -> Non
     assert here.in_flight() == 0
 
 
+def test_a_prefiller_that_keeps_failing_is_passed_over_but_not_for_requests_that_are_wrong() -> None:
+    """A client must not be able to turn prompts away from an endpoint."""
+    here = serving(STATIC, Role.PREFILL, Role.PREFILL, Role.DECODE)
+    chosen = headers_set(duplex(here.stream())[0])[wire.PREFILLER_HEADER]
+    other = ({address(1), address(2)} - {chosen}).pop()
+    here.picking.says(1 if other == address(1) else 2, load(running=50, waiting=50), here.now)
+    for _ in range(4):
+        answered(here, wire.PREFILL_FAILED, status=400).conversation.ended()
+    assert here.suspects == []
+    for _ in range(3):
+        answered(here, wire.PREFILL_FAILED).conversation.ended()
+    assert here.suspects == [chosen] * 3
+    assert headers_set(duplex(here.stream())[0])[wire.PREFILLER_HEADER] == other
+
+
 def test_the_first_byte_filter_tells_it_too() -> None:
     here = serving()
     stream = here.stream()

@@ -15,6 +15,7 @@ from igw_extproc.ledgers import Ledgers
 from igw_extproc.scheduling.framework import Decision
 from igw_extproc.scheduling.prefix import PrefixIndex, chain, seed
 from igw_extproc.scheduling.split import PairLease, SplitScheduler
+from igw_extproc.scheduling.trust import Trust
 
 STATIC, DYNAMIC = Split(), Split(dynamic=True)
 
@@ -311,3 +312,43 @@ def test_an_answer_that_is_bound_to_an_endpoint_leaves_the_prompt_free() -> None
     decision = pool.scheduler.pick([pool.all[2]], an_ask(), 1.0, pool.rng)
     assert decision is not None
     assert decision.order == (pool.all[2],) and decision.prefiller in (pool.all[0], pool.all[3])
+
+
+def test_a_prefiller_that_keeps_failing_gets_no_prompts_for_a_while() -> None:
+    """Its metrics page may be fine: only sidecars know. One that was sent before does not count."""
+    pool = Pool("prefill prefill decode")
+    pool.holds(0, an_ask())
+    sent = [pool.pick(an_ask()).lease for _ in range(5)]
+    assert {lease.prefill.ledger for lease in sent if isinstance(lease, PairLease)} == {pool.all[0]}
+    for lease in sent:
+        assert isinstance(lease, PairLease)
+        lease.prefilled(1.0, succeeded=False)
+        lease.blame(1.0)
+        lease.close(1.0)
+    assert pool.pick(an_ask(), 5.9).prefiller is pool.all[1]
+    assert pool.pick(an_ask(), 6.0).prefiller is pool.all[0]
+
+
+def test_a_success_restores_trust_and_the_only_prefiller_is_always_tried() -> None:
+    pool = Pool("prefill decode")
+    for outcome in (False, False, True, False, False, False, False):
+        decision = pool.pick(an_ask())
+        assert decision.prefiller is pool.all[0]
+        assert isinstance(decision.lease, PairLease)
+        decision.lease.prefilled(1.0, outcome)
+        if not outcome:
+            decision.lease.blame(1.0)
+        decision.lease.close(1.0)
+
+
+def test_each_further_time_is_longer_up_to_a_minute() -> None:
+    trust, one = Trust(), Pool("prefill").all[0]
+    now, waits = 0.0, []
+    for _ in range(14):
+        for _ in range(3):
+            trust.failed(one.endpoint.address, now)
+        waits.append(next(second for second in range(100) if trust.trusted([one], now + second)))
+        now += waits[-1]
+    assert waits[:3] == [5, 10, 15] and waits[-1] == 60
+    trust.succeeded(one.endpoint.address)
+    assert trust.trusted([one], now) == [one]
