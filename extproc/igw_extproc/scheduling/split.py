@@ -182,7 +182,7 @@ class SplitScheduler:
             return None
         if now >= self._level_at:
             self._level_at = now + LEVEL_EVERY
-            level(candidates)
+            level([one for one, _ in self._served])
         held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
         held = held._replace(price=min(held.price, HIGHEST_PRICE))
         return self._pair(sides, ask, held, now, rng, explain)
@@ -201,8 +201,11 @@ class SplitScheduler:
         told = {chosen[0].endpoint.address: pair.cost} if explain else None
         at = prefiller or chosen[0]
         hit = held.tokens.get(at.slot, 0)
+        predicted = at.first_token_s(ask, hit)
+        if prefiller is not None:
+            predicted += self.split.transfer * ask.prompt_tokens * prefiller.prefill_s
         lease = self._reserve(ask, (chosen[0], prefiller), held, now)
-        return Decision(tuple(chosen), hit, lease, told, prefiller)
+        return Decision(tuple(chosen), hit, lease, told, prefiller, predicted)
 
     def _reserve(self, ask: Ask, chosen: tuple[Ledger, Ledger | None], held: Held, now: float) -> Lease | PairLease:
         decoder, prefiller = chosen
