@@ -216,6 +216,9 @@ async def test_a_target_that_is_not_there_hangs_or_hangs_up_is_told_apart() -> N
         await sim.server.break_with({"reset": "before"})
         lost = await ask(sim.url + "/v1", Job(1, 10, 2))
         assert lost.error.startswith("connection lost: ")
+        await sim.server.break_with({"reset": "after"})
+        cut = await ask(sim.url + "/v1", Job(2, 10, 60))
+        assert cut.error == "the connection was lost within the answer"
 
 
 def test_a_target_does_not_show_its_key() -> None:
