@@ -16,6 +16,7 @@ from igw_bench.command.plans import Plan, Shape, build
 from igw_bench.command.samples import Sample
 from igw_bench.workloads import Job, Next, Workload
 from igw_sim.presets import PRESETS
+from igw_testing.nobody import nobody
 from igw_testing.sims import running_sim, sim_settings
 
 MODEL = "sim-model"
@@ -209,8 +210,9 @@ def test_whatever_an_api_sends_becomes_a_sample(events: list[object]) -> None:
 
 
 async def test_a_target_that_is_not_there_hangs_or_hangs_up_is_told_apart() -> None:
-    nobody = await ask("http://127.0.0.1:9/v1", Job(1, 10, 2))
-    assert (nobody.outcome, nobody.error) == ("failed", "not connected: Connection refused")
+    with nobody() as address:
+        alone = await ask(f"http://{address}/v1", Job(1, 10, 2))
+    assert (alone.outcome, alone.error) == ("failed", "not connected: Connection refused")
     async with running_sim() as sim:
         await sim.server.break_with({"hang": True})
         hung = await ask(sim.url + "/v1", Job(1, 10, 2), timeout=0.2)
