@@ -249,7 +249,7 @@ class Process(Conversation):
         seconds = flight.first_byte(now)
         if seconds is None:
             return
-        self._picker.telemetry.saw_first_byte(flight.pool, seconds)
+        self._picker.telemetry.saw_first_byte(flight.pool, seconds, flight.decision.first_token_s)
         if self._picker.admission.waiting:
             self._picker.admission.wake(flight.place, now)
 

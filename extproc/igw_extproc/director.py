@@ -319,7 +319,8 @@ class Director:
         self.flights[flight.lease_id] = flight
         if log.isEnabledFor(logging.DEBUG):
             order = ",".join(ledger.endpoint.address for ledger in decision.order)
-            log.debug("placed lease=%s pool=%s model=%s order=%s", flight.lease_id, view.name, model, order)
+            told = flight.lease_id, view.name, model, order, decision.first_token_s * 1e3
+            log.debug("placed lease=%s pool=%s model=%s order=%s predicted_ms=%.1f", *told)
         return flight
 
 

@@ -148,6 +148,18 @@ class Ledger:
         self._drop_engine_word()
         self._settle()
 
+    def first_token_s(self, ask: Ask, cached_tokens: int) -> float:
+        """Predicted seconds until the first token of `ask`, if it were placed here now.
+
+        What is in its way and its own prompt, the step under way and its own; and where it does not fit, the time until
+        enough of what runs has ended, which frees its KV evenly over an answer's time.
+        """
+        step = self._slower * self._base_s * (1.0 + KV_WEIGHT * min(self.kv_load, 1.0))
+        uncached = max(ask.prompt_tokens - cached_tokens, 0)
+        short = uncached + ask.output_tokens - self.kv_free
+        room = short / self.kv_tokens * ask.output_tokens * step if short > 0.0 < self.kv_tokens else 0.0
+        return self.wait_s + uncached * self.prefill_s + 1.5 * step + room
+
     def paced(self, prefill_s: float, slower: float, base_s: float) -> None:
         """Its speed: seconds for a prompt token; how its decode steps compare to the pool's, which take `base_s`."""
         if (prefill_s, slower, base_s) != (self.prefill_s, self._slower, self._base_s):
@@ -376,7 +388,8 @@ class Lease:
     def _look_ahead(self) -> None:
         """What the first byte will have waited for, where nothing but prompts is in the way: 0 where it is not."""
         ledger, load = self.ledger, self.ledger.load
-        alone = ledger.kv_free + ledger.held_kv >= 0.0 and (load is None or load.waiting < 1.0)
+        empty = ledger.kv_free + ledger.held_kv >= 0.0 and (load is None or load.waiting < 1.0)
+        alone = empty and self.uncached_tokens > 0
         self._ahead = round(ledger.backlog_tokens) - ledger.held_backlog if alone else 0
 
     def _learn(self, succeeded: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
 from igw_extproc.inflight import Ledger, Mark
+from igw_extproc.speeds import PREFILL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class LedgerStatistics:
     kv_capacity: int
     backlog_tokens: float
     cache_trust: float = 1.0
+    prefill_s: float = PREFILL_S
+    step_s: float = 0.0
 
 
 class Ledgers:
@@ -121,6 +124,8 @@ def _statistics(ledger: Ledger) -> LedgerStatistics:
         kv_capacity=ledger.kv_capacity,
         backlog_tokens=ledger.backlog_tokens,
         cache_trust=ledger.trust.value,
+        prefill_s=ledger.prefill_s,
+        step_s=ledger.decode.step or 0.0,
     )
 
 

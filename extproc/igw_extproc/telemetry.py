@@ -70,6 +70,7 @@ class Telemetry:
         self.prefills: Counter[tuple[str, str]] = Counter()
         self.placement = Histogram(PLACEMENT_BOUNDS)
         self.first_byte: dict[str, Histogram] = {}
+        self.predicted: dict[str, Histogram] = {}
         self.wait: dict[str, Histogram] = {}
         self.input_tokens: dict[str, Histogram] = {}
         self.faults: Counter[str] = Counter()
@@ -83,12 +84,14 @@ class Telemetry:
         for served, code in [key for key in self.responses if key[0] not in addresses]:
             del self.responses[(served, code)]
 
-    def saw_first_byte(self, pool: str, seconds: float) -> None:
-        """A first byte passed, `seconds` after the pick."""
+    def saw_first_byte(self, pool: str, seconds: float, predicted: float) -> None:
+        """A first byte passed, `seconds` after the pick, which had predicted as many as that."""
         histogram = self.first_byte.get(pool)
         if histogram is None:
             histogram = self.first_byte[pool] = Histogram(FIRST_BYTE_BOUNDS)
+            self.predicted[pool] = Histogram(FIRST_BYTE_BOUNDS)
         histogram.observe(seconds)
+        self.predicted[pool].observe(predicted)
 
     def saw_wait(self, pool: str, seconds: float) -> None:
         """A request was placed that had waited in the picker for so long."""
@@ -240,6 +243,9 @@ class PickerCollector(Collector):
             "igw_picker_first_byte_seconds", "From placement to the response's first byte.", told.first_byte
         )
         yield _histograms(
+            "igw_picker_predicted_first_byte_seconds", "The same, as placement had predicted.", told.predicted
+        )
+        yield _histograms(
             "igw_picker_input_tokens", "Prompt tokens a request, as engines counted them.", told.input_tokens
         )
 
@@ -309,6 +315,8 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ..
         lambda row: row.cache_trust,
     ),
     ("kv_tokens", "Tokens in its KV cache: the engine's word and what was sent since.", lambda row: row.kv_tokens),
+    ("prompt_token_seconds", "Time to compute one prompt token, as learned.", lambda row: row.prefill_s),
+    ("decode_step_seconds", "Time between two tokens of a request lately; 0: not known.", lambda row: row.step_s),
 )
 
 

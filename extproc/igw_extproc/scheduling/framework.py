@@ -101,6 +101,7 @@ class Decision(NamedTuple):
     lease: Reservation
     costs: Mapping[str, float] | None = None  # by address, only when asked to explain
     prefiller: Ledger | None = None  # who computes the prompt, if not `order[0]`
+    first_token_s: float = 0.0  # predicted seconds until the first token
 
 
 class Scheduler:
@@ -184,8 +185,9 @@ class Scheduler:
         hit = held.tokens.get(best.slot, 0)
         index = self._learning if ask.prefix else None
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
+        predicted = best.first_token_s(ask, hit)
         lease = best.reserve(ask, hit, now, expectation, held.matched.get(best.slot, 0))
-        return Decision(tuple([candidates[at] for at in order]), hit, lease, told)
+        return Decision(tuple([candidates[at] for at in order]), hit, lease, told, first_token_s=predicted)
 
 
 def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:

@@ -36,7 +36,7 @@ from igw_extproc.speeds import level
 
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
 # prefill hides part of that, since a step of few answers leaves most of the device idle.
-HINDERS: Final = 0.05
+HINDERS: Final = 0.1
 # What an uncached token counts at most, in times of its computing. Less than in other pools: a prefix that is elsewhere
 # must not keep a prompt from those who have nothing else to do than compute prompts.
 HIGHEST_PRICE: Final = 2.5
@@ -198,7 +198,7 @@ class SplitScheduler:
             return None
         if now >= self._level_at:
             self._level_at = now + LEVEL_EVERY
-            level(candidates)
+            level([one for one, _ in self._served])
         held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
         held = held._replace(price=min(held.price, HIGHEST_PRICE))
         return self._pair(sides, ask, held, now, rng, explain)
@@ -217,8 +217,11 @@ class SplitScheduler:
         told = {chosen[0].endpoint.address: pair.cost} if explain else None
         at = prefiller or chosen[0]
         hit = held.tokens.get(at.slot, 0)
+        predicted = at.first_token_s(ask, hit)
+        if prefiller is not None:
+            predicted += self.split.transfer * ask.prompt_tokens * prefiller.prefill_s
         lease = self._reserve(ask, (chosen[0], prefiller), held, now)
-        return Decision(tuple(chosen), hit, lease, told, prefiller)
+        return Decision(tuple(chosen), hit, lease, told, prefiller, predicted)
 
     def _reserve(self, ask: Ask, chosen: tuple[Ledger, Ledger | None], held: Held, now: float) -> Lease | PairLease:
         decoder, prefiller = chosen

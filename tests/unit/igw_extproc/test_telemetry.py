@@ -84,8 +84,8 @@ def full() -> Telemetry:
     told.sticky[("default/llm", "session", "kept")] += 1
     told.faults["decode"] += 1
     told.placement.observe(40e-6)
-    told.saw_first_byte("default/llm", 0.3)
-    told.saw_first_byte("default/llm", 0.5)
+    told.saw_first_byte("default/llm", 0.3, 0.1)
+    told.saw_first_byte("default/llm", 0.5, 0.1)
     told.saw_usage("default/llm", Usage(prompt=7, completion=10, cached=4))
     told.open_streams = 5
     return told
