@@ -120,8 +120,8 @@ class Ledger:
     def scrape_started(self) -> Mark:
         """What is in flight now; hand it back with the engine's answer."""
         kv_tokens, backlog_tokens = self._kv_tokens - self.held_kv, self._backlog_tokens - self.held_backlog
-        expected = self.trust.expected
-        return Mark(self, self.requests - self.held, kv_tokens, backlog_tokens, self._sequence, expected)
+        requests = self.requests - self.held
+        return Mark(self, requests, kv_tokens, backlog_tokens, self._sequence, self.trust.expected)
 
     def scraped(self, mark: Mark, load: EngineLoad, now: float) -> None:
         """Take the engine's word, as of the moment the scrape began."""
@@ -237,8 +237,7 @@ class Ledger:
         self.step_s = (self._slower * fuller - 1.0) * self._base_s
 
     def _add(self, lease: "Lease") -> None:
-        self._sequence += 1
-        lease.sequence = self._sequence
+        lease.sequence = self._sequence = self._sequence + 1
         self.requests += 1
         self._kv_tokens += lease.kv_tokens
         self._backlog_tokens += lease.backlog_tokens
@@ -262,15 +261,14 @@ class Ledger:
             # The engine's own queue has stood for this request since the last scrape: its end changes nothing.
             self._other_backlog += tokens
 
-    def _hold(self, lease: "Lease", sign: int = 1) -> None:
+    def _hold(self, lease: "Lease", sign: int) -> None:
         self.held += sign
         self.held_kv += sign * lease.kv_tokens
         self.held_backlog += sign * lease.backlog_tokens
 
     def _sent(self, lease: "Lease") -> None:
         self._hold(lease, -1)
-        self._sequence += 1
-        lease.sequence = self._sequence
+        lease.sequence = self._sequence = self._sequence + 1
 
     def _remove(self, lease: "Lease") -> None:
         if lease.held:
@@ -328,14 +326,13 @@ class Lease:
     def hold(self) -> None:
         """The request waits in the picker for its place there."""
         self.held = True
-        self.ledger._hold(self)
+        self.ledger._hold(self, 1)
 
     def send(self, now: float) -> None:
         """It waits no longer: the engine gets it now."""
         if self.held:
             self.ledger._sent(self)
-            self.held = False
-            self.reserved_at = now
+            self.held, self.reserved_at = False, now
             self._look_ahead()
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:
@@ -388,8 +385,8 @@ class Lease:
     def _look_ahead(self) -> None:
         """What the first byte will have waited for, where nothing but prompts is in the way: 0 where it is not."""
         ledger, load = self.ledger, self.ledger.load
-        empty = ledger.kv_free + ledger.held_kv >= 0.0 and (load is None or load.waiting < 1.0)
-        alone = empty and self.uncached_tokens > 0
+        fits = self.uncached_tokens > 0 and ledger.kv_free + ledger.held_kv >= 0.0
+        alone = fits and (load is None or load.waiting < 1.0)
         self._ahead = round(ledger.backlog_tokens) - ledger.held_backlog if alone else 0
 
     def _learn(self, succeeded: bool) -> None:
