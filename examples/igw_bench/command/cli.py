@@ -21,7 +21,7 @@ from igw_bench.children import NotStarted
 from igw_bench.command import campaign, plans
 from igw_bench.command.campaign import Settings
 from igw_bench.command.document import Facts, document
-from igw_bench.command.options import DEFAULT_POLICIES
+from igw_bench.command.options import DEFAULT_POLICIES, SPEED
 from igw_bench.command.options import settings as read
 from igw_bench.command.page import page
 from igw_bench.command.progress import Progress
@@ -74,7 +74,10 @@ def bench(
         str | None,
         typer.Option(help=f"Placement policies, by commas. [default: {DEFAULT_POLICIES}]"),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.01, help="How many times faster simulated engines run.")] = 1.0,
+    speed: Annotated[
+        float | None,
+        typer.Option(min=0.01, help=f"How many times faster simulated engines run. [default: {SPEED:g}; offline: 1]"),
+    ] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Requests wait in the picker, with its defaults.")] = False,
     preset: Annotated[str | None, typer.Option(help="Simulated engines: a preset of igw sim.")] = None,
     engines: Annotated[int | None, typer.Option(min=1, help="How many simulated engines.")] = None,
@@ -180,8 +183,8 @@ def _load_of(options: dict[str, Any], settings: Settings) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if name not in untold and value is not None}
     told = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     salt = {"salt": settings.target.salt} if settings.target is not None else {}
-    policies = {"policies": list(settings.policies)} if settings.target is None else {}
-    return {**told, "workload": settings.shape.workload, **policies, **salt}
+    ours = {"policies": list(settings.policies), "speed": settings.speed} if settings.target is None else {}
+    return {**told, "workload": settings.shape.workload, **ours, **salt}
 
 
 _Result = TypeVar("_Result")

@@ -79,7 +79,8 @@ class Asker:
         except aiohttp.ClientConnectorError as error:
             reading.fail(f"not connected: {reason(error)}")
         except (aiohttp.ClientError, OSError) as error:
-            reading.fail(f"connection lost: {type(error).__name__}")
+            within = "the connection was lost within the answer"
+            reading.fail(within if reading.status else f"connection lost: {type(error).__name__}")
         sample = reading.sample(job.number, due, sent, self._clock())
         following = self._plan.workload.follow.get(job.number)
         if following is not None and sample.outcome == ANSWERED:

@@ -14,6 +14,8 @@ from igw_bench.command.plans import Shape
 from igw_bench.command.samples import BadInput
 from igw_extproc.scheduling.policies import POLICIES
 
+# Of simulated engines over sockets: what two cores carry with little of it to be seen (docs/benchmarks/live.md).
+SPEED = 5.0
 DEFAULT_POLICIES = f"{BASELINE},least-request,llm-metric,prefix-cache"
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)")
@@ -31,7 +33,7 @@ def settings(options: dict[str, Any]) -> Settings:
         slo=Slo(_seconds(options["slo_ttft"], "--slo-ttft"), _seconds(options["slo_tpot"], "--slo-tpot")),
         target=given,
         offline=options["offline"],
-        speed=options["speed"],
+        speed=options["speed"] or (1.0 if given or options["offline"] else SPEED),
         queue=options["queue"],
         timeout=_seconds(options["timeout"], "--timeout"),
     )
@@ -48,7 +50,7 @@ def _check_together(options: dict[str, Any]) -> None:
         if options[name]:
             verb = "does not go with" if options["url"] is not None else "needs"
             raise BadInput(f"--{name.replace('_', '-')} {verb} --url")
-    if options["url"] is not None and options["speed"] != 1.0:
+    if options["url"] is not None and options["speed"] is not None:
         raise BadInput("--speed is for simulated engines: it does not go with --url")
     if options["offline"] and options["queue"]:
         raise BadInput("--queue is not simulated: it does not go with --offline")

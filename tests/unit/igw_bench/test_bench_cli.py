@@ -12,6 +12,7 @@ import pytest
 from igw_bench.command import cli
 from igw_bench.command.document import SCHEMA
 from igw_bench.command.page import page
+from igw_testing.nobody import nobody
 
 QUICK = ("--offline", "--requests", "60", "--policies", "round-robin,prefix-cache")
 
@@ -107,8 +108,9 @@ def test_a_bad_line_of_a_trace_is_named(igw_bench: Igw, tmp_path: Path) -> None:
 
 
 def test_a_target_that_is_not_there_is_said_before_anything_is_sent(igw_bench: Igw) -> None:
-    code, _, errors = igw_bench("--url", "http://127.0.0.1:9/v1", "--model", "m")
-    assert (code, errors) == (2, "igw bench: --url http://127.0.0.1:9/v1: not reachable: Connection refused\n")
+    with nobody() as address:
+        code, _, errors = igw_bench("--url", f"http://{address}/v1", "--model", "m")
+    assert (code, errors) == (2, f"igw bench: --url http://{address}/v1: not reachable: Connection refused\n")
 
 
 def test_an_unknown_model_is_told_with_those_that_there_are(igw_bench: Igw) -> None:
