@@ -9,7 +9,7 @@ looked up, since others' requests and other units can only blur it.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from igw_extproc.domain import EngineLoad
 
@@ -19,6 +19,19 @@ ENOUGH: Final = 4_000.0
 WINDOW: Final = 40_000.0
 # From this share on, all is well: tokens are estimated from bytes, and engines reuse whole blocks only.
 GOOD: Final = 0.8
+
+
+class Expectation(Protocol):
+    """What the prefix index believes because of one lease. The first call settles it; later ones do nothing."""
+
+    def confirm(self) -> None:
+        """The endpoint answered: it holds the prefix."""
+
+    def withdraw(self) -> None:
+        """The endpoint failed: forget what only this lease had suggested."""
+
+    def moved(self, slot: int, kv_capacity: int) -> "Expectation":
+        """The request went to another endpoint: withdraw here, expect there."""
 
 
 class Expected(NamedTuple):

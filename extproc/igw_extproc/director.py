@@ -79,7 +79,6 @@ class Wish(NamedTuple):
     unnamed: bytes | None = None  # the body, if the response is to be given an id by which its maker is found
     previous: str = ""  # the response that it continues, or is about
     session: bytes | None = None
-    streams: bool = False
 
 
 class Director:
@@ -170,8 +169,7 @@ class Director:
         if ask.priority < 0 and allowed:
             shed(allowed)
         pool = view.name if route.announce else None
-        streams = reading.stream
-        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key, streams)
+        return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""
@@ -191,9 +189,7 @@ class Director:
         if decision is None:
             instead = Placement((), "", wish.body, wish.names, wish.announced)
             raise Unseen(view.name, wish.model, instead) if view.opens_unseen else why_none(view, wish.subset)
-        flight = self._fly(view, wish.model, decision, now)
-        flight.streams = wish.streams
-        return flight
+        return self._fly(view, wish.model, decision, now)
 
     def answer(self, wish: Wish, flight: Flight, now: float) -> Placed:
         """The second half: what to tell the proxy."""
@@ -357,7 +353,7 @@ def _ask(
     output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
     prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
     divisible = reading.api in _DIVISIBLE
-    return Ask(target, prompt, output, prefix, adapter, resolved.priority, divisible=divisible)
+    return Ask(target, prompt, output, prefix, adapter, resolved.priority, divisible=divisible, streams=reading.stream)
 
 
 def _rewritten(reading: openai.Reading, asked: str | None, target: str | None) -> bytes | None:

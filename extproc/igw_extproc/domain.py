@@ -93,3 +93,4 @@ class Ask(NamedTuple):
     priority: int = 0
     stay: Stay | None = None
     divisible: bool = True  # whether another endpoint may compute its prompt
+    streams: bool = True  # whether its answer's first byte comes with the first token, not with the last

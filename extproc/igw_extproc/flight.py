@@ -34,7 +34,6 @@ class Flight:
         "pool",
         "response_id",
         "status",
-        "streams",
     )
 
     def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
@@ -46,7 +45,6 @@ class Flight:
         self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
-        self.streams = False  # whether the answer comes token by token
         self.answer_tokens = 0  # as the engine has it; 0: not seen
         self.moved = False
         self.open = True
@@ -108,7 +106,7 @@ class Flight:
         if self.answer_tokens:
             return self.answer_tokens
         step = self.decision.lease.ledger.decode.step
-        if not self.streams or self.first_byte_at is None or not step or self.status >= 400:
+        if not self.decision.lease.ask.streams or self.first_byte_at is None or not step or self.status >= 400:
             return None
         return streamed_tokens(now - self.first_byte_at, self._step, step)
 

@@ -11,11 +11,11 @@ scheduler reserves, the stream's end closes the lease.
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from igw_extproc.cache_trust import CacheTrust, Expected
+from igw_extproc.cache_trust import CacheTrust, Expectation, Expected
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
-from igw_extproc.speeds import PREFILL_S, STEP_S, Decode, Prefill
+from igw_extproc.speeds import FULL_CACHE, PER_REQUEST, PREFILL_S, STEP_S, Decode, Prefill
 
 # Seconds after which the engine's word may no longer make an endpoint look emptier than our own accounting does.
 # Five of the slowest regular scrapes (1 s), so one lost scrape changes nothing.
@@ -25,24 +25,8 @@ STALE_AFTER = 5.0
 DEFAULT_KV_CAPACITY = 100_000
 # Tokens of a request in an engine to which we have sent none yet: others' queue there must cost something.
 DEFAULT_REQUEST_TOKENS = 500.0
-KV_WEIGHT = 1.0
-# What each request in the engine adds to a decode step, as a share of it: sampling, scheduling, streaming.
-PER_REQUEST = 0.0005
 # Weight of the newest request in the running mean of request sizes: a memory of about thirty requests.
 _MEAN_GAIN = 1 / 32
-
-
-class Expectation(Protocol):
-    """What the prefix index believes because of one lease. The first call settles it; later ones do nothing."""
-
-    def confirm(self) -> None:
-        """The endpoint answered: it holds the prefix."""
-
-    def withdraw(self) -> None:
-        """The endpoint failed: forget what only this lease had suggested."""
-
-    def moved(self, slot: int, kv_capacity: int) -> "Expectation":
-        """The request went to another endpoint: withdraw here, expect there."""
 
 
 class Mark(NamedTuple):
@@ -95,6 +79,7 @@ class Ledger:
     _sequence: int = 0
     _replaced_up_to: int = 0
     _sees_first_bytes: bool = False  # until a lease tells one: not every proxy shows us responses
+    _unseen: dict[int, "Lease"] = field(default_factory=dict)  # of which only the end will be seen, by sequence
     _computed_tokens: int = 0  # uncached prompt tokens of ours answered since the last scrape
     _slower: float = 1.0
     _base_s: float = STEP_S
@@ -136,6 +121,8 @@ class Ledger:
             self._drop_engine_word()
         else:
             self._take_engine_word(mark, load)
+            if load.waiting < 1.0:
+                self._all_begun(mark.sequence)
             self.trust.told(mark.expected, load)
             self.doubt()
         self._settle()
@@ -154,7 +141,7 @@ class Ledger:
         What is in its way and its own prompt, the step under way and its own; and where it does not fit, the time until
         enough of what runs has ended, which frees its KV evenly over an answer's time.
         """
-        step = self._slower * self._base_s * (1.0 + KV_WEIGHT * min(self.kv_load, 1.0))
+        step = self._slower * self._base_s * (1.0 + FULL_CACHE * min(self.kv_load, 1.0))
         uncached = max(ask.prompt_tokens - cached_tokens, 0)
         short = uncached + ask.output_tokens - self.kv_free
         room = short / self.kv_tokens * ask.output_tokens * step if short > 0.0 < self.kv_tokens else 0.0
@@ -218,6 +205,12 @@ class Ledger:
             self._other_backlog = backlog
             self._replaced_up_to = mark.sequence
 
+    def _all_begun(self, sequence: int) -> None:
+        """Nothing waits there: of what was sent before, prompts are computed. Where no stream shows it, this does."""
+        for number in [one for one in self._unseen if one <= sequence]:
+            if not (lease := self._unseen.pop(number)).held:
+                self._answered(lease)
+
     def _drop_engine_word(self) -> None:
         self.stale_at = math.inf
         self._other_kv = self._other_requests = self._other_backlog = 0.0
@@ -233,11 +226,11 @@ class Ledger:
         backlog = self._other_backlog + self._backlog_tokens
         self.backlog_tokens = backlog if backlog > 0.0 else 0.0
         self.wait_s = self.backlog_tokens * self.prefill_s
-        fuller = 1.0 + KV_WEIGHT * self.kv_load + PER_REQUEST * self.queued
+        fuller = 1.0 + FULL_CACHE * self.kv_load + PER_REQUEST * self.queued
         self.step_s = (self._slower * fuller - 1.0) * self._base_s
 
     def _add(self, lease: "Lease") -> None:
-        lease.sequence = self._sequence = self._sequence + 1
+        self._number(lease)
         self.requests += 1
         self._kv_tokens += lease.kv_tokens
         self._backlog_tokens += lease.backlog_tokens
@@ -247,6 +240,12 @@ class Ledger:
         if adapter is not None:
             self.adapters[adapter] = self.adapters.get(adapter, 0) + 1
         self._settle()
+
+    def _number(self, lease: "Lease") -> None:
+        self._unseen.pop(lease.sequence, None)
+        lease.sequence = self._sequence = self._sequence + 1
+        if lease.backlog_tokens and not lease.ask.streams:
+            self._unseen[lease.sequence] = lease
 
     def _first_byte(self, lease: "Lease") -> None:
         self._sees_first_bytes = True
@@ -268,12 +267,13 @@ class Ledger:
 
     def _sent(self, lease: "Lease") -> None:
         self._hold(lease, -1)
-        lease.sequence = self._sequence = self._sequence + 1
+        self._number(lease)
 
     def _remove(self, lease: "Lease") -> None:
         if lease.held:
             self._sent(lease)
         self._answered(lease)
+        self._unseen.pop(lease.sequence, None)
         self.requests -= 1
         self._kv_tokens -= lease.kv_tokens
         adapter = lease.ask.adapter
@@ -341,7 +341,7 @@ class Lease:
             return
         self._answered = True
         self.ledger.age(now)
-        if self._ahead and succeeded:
+        if self._ahead and succeeded and self.ask.streams:
             self.ledger.prefill.answered(self._ahead, now - self.reserved_at, self.ledger.prefill_s)
         self.ledger._first_byte(self)
         self._learn(succeeded)

@@ -20,6 +20,8 @@ STEP_S: Final = 0.015
 # engines are sized so that the two are alike (13 and 7 GB on an A10 with a 7B model, 16 and 50 on an H100 with 8B, of
 # which grouped attention reads the less often); what else grows with the batch comes on top.
 FULL_CACHE: Final = 1.0
+# What each request in the engine adds to a step, as a share of it: sampling, scheduling, streaming.
+PER_REQUEST: Final = 0.0005
 # No GPU is outside of these.
 _PREFILL_BOUNDS: Final = (1 / 100_000, 1 / 100)
 _STEP_BOUNDS: Final = (1e-4, 5.0)

@@ -345,3 +345,27 @@ def test_a_request_that_does_not_fit_is_predicted_to_wait_until_others_have_ende
     wait = ledger.first_token_s(large, 0) - 2_100 * PREFILL_S - ledger.first_token_s(small, 0) + 100 * PREFILL_S
     # A fifth of the cache must come free, at the pace of answers of 100 tokens in doubled steps.
     assert wait == pytest.approx(0.2 * 100 * 2 * STEP_S)
+
+
+def test_a_prompt_whose_answer_is_no_stream_is_computed_once_nothing_waits_there() -> None:
+    """Its first byte comes with its last token: until then it would look as if its prompt were in everybody's way."""
+    ledger = a_ledger(IDLE)
+    ledger.reserve(an_ask(prompt=1), 0, 0.1).first_byte(0.2)  # this proxy shows first bytes
+    lease = ledger.reserve(an_ask(prompt=3_000)._replace(streams=False), 0, 1.0)
+    stream = ledger.reserve(an_ask(prompt=500), 0, 1.0)
+    late = ledger.scrape_started()
+    ledger.reserve(an_ask(prompt=70)._replace(streams=False), 0, 1.5)
+    ledger.scraped(late, replace(IDLE, running=1, waiting=1), 2.0)
+    assert ledger.backlog_tokens >= 3_570, "one still waits: it may be this one"
+    ledger.scraped(late, replace(IDLE, running=2), 3.0)
+    assert ledger.backlog_tokens == 570
+    stream.first_byte(4.0)
+    lease.first_byte(9.0)
+    lease.close(9.0)
+    assert ledger.backlog_tokens == 70
+
+
+def test_an_answer_that_is_no_stream_tells_nothing_of_the_time_to_its_first_token() -> None:
+    ledger = a_ledger(IDLE)
+    ledger.reserve(an_ask(prompt=500)._replace(streams=False), 0, 1.0).first_byte(60.0)
+    assert ledger.prefill.samples == 0
