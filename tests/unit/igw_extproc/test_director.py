@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,8 @@ from igw_api import wire
 from igw_extproc.answers import DEFAULT_TOKENS
 from igw_extproc.domain import EngineKind, EngineLoad
 from igw_extproc.errors import BadRequest, UnknownModel
-from igw_extproc.messages import Arrived
+from igw_extproc.messages import Arrived, Responded
+from igw_extproc.openai import Usage
 from igw_testing.builders import (
     Picking,
     address,
@@ -173,6 +175,44 @@ def test_a_request_without_a_body_is_placed() -> None:
 )
 def test_the_output_is_guessed_by_api_and_bounded_by_the_request(path: str, body: bytes, output: int) -> None:
     assert ask(place(picking(), arrived(body, path))).output_tokens == output
+
+
+def paced(here: Picking, step_s: float) -> None:
+    """Engines that make a token every `step_s` for each of ten requests."""
+    for made, now in ((0.0, 0.0), (10 / step_s, 1.0)):
+        for host in (1, 2):
+            here.says(host, replace(load(running=10), generation_tokens_total=made), now)
+
+
+def test_answers_are_taken_to_be_as_long_as_the_streams_that_ended() -> None:
+    here = picking()
+    paced(here, 0.02)
+    for _ in range(400):
+        placed = place(here, arrived(chat(stream=True)), now=1.0)
+        placed.flight.first_byte(2.0)
+        here.director.end(placed.flight, 2.8)
+    assert ask(place(here, arrived(chat()))).output_tokens == pytest.approx(41, abs=5)
+    assert ask(place(here, arrived(chat(max_tokens=7)))).output_tokens == 7
+
+
+def test_an_answer_that_comes_at_once_or_fails_tells_no_length() -> None:
+    here = picking()
+    paced(here, 0.02)
+    for number in range(200):
+        placed = place(here, arrived(chat(stream=bool(number % 2))), now=1.0)
+        placed.flight.responded(Responded(500 if number % 2 else 200, None, None))
+        placed.flight.first_byte(2.0)
+        here.director.end(placed.flight, 2.01)
+    assert ask(place(here, arrived(chat()))).output_tokens == DEFAULT_TOKENS
+
+
+def test_the_engines_own_count_of_an_answer_is_better_than_its_time() -> None:
+    here = picking()
+    for _ in range(400):
+        placed = place(here, arrived(chat()))
+        placed.flight.counted(Usage(prompt=10, completion=900, cached=None))
+        here.director.end(placed.flight, 5.0)
+    assert ask(place(here, arrived(chat()))).output_tokens > 850
 
 
 def test_the_prompt_is_its_text_in_tokens_of_four_bytes() -> None:

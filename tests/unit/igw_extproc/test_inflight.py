@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
 from igw_extproc.inflight import DEFAULT_KV_CAPACITY, STALE_AFTER, Lease, Ledger
 from igw_extproc.ledgers import Ledgers
+from igw_extproc.speeds import PREFILL_S, STEP_S
 
 BUSY = EngineLoad(EngineKind.VLLM, running=4, waiting=0, kv_usage=0.5, kv_capacity_tokens=10_000)
 IDLE = EngineLoad(EngineKind.VLLM, running=0, waiting=0, kv_usage=0.0, kv_capacity_tokens=10_000)
@@ -326,3 +328,20 @@ def test_when_all_leases_are_closed_nothing_of_ours_is_left(steps: list[tuple[st
         ledger.unreachable("end")
         assert (ledger.requests, ledger.queued, ledger.kv_tokens, ledger.backlog_tokens) == (0, 0, 0, 0)
         assert ledger.adapters == {}
+
+
+def test_the_first_token_is_predicted_from_what_is_in_its_way_and_its_own_prompt() -> None:
+    ledger = a_ledger(IDLE)
+    idle = ledger.first_token_s(an_ask(prompt=2_000), 0)
+    assert idle == pytest.approx(2_000 * PREFILL_S + 1.5 * STEP_S)
+    assert ledger.first_token_s(an_ask(prompt=2_000), 1_500) == pytest.approx(idle - 1_500 * PREFILL_S)
+    ledger.reserve(an_ask(prompt=4_000), 0, 0.0)
+    assert ledger.first_token_s(an_ask(prompt=2_000), 0) > idle + 4_000 * PREFILL_S
+
+
+def test_a_request_that_does_not_fit_is_predicted_to_wait_until_others_have_ended() -> None:
+    ledger = a_ledger(replace(IDLE, running=10, kv_usage=1.0))
+    small, large = an_ask(prompt=100, output=100), an_ask(prompt=2_100, output=100)
+    wait = ledger.first_token_s(large, 0) - 2_100 * PREFILL_S - ledger.first_token_s(small, 0) + 100 * PREFILL_S
+    # A fifth of the cache must come free, at the pace of answers of 100 tokens in doubled steps.
+    assert wait == pytest.approx(0.2 * 100 * 2 * STEP_S)
