@@ -105,6 +105,10 @@ class Rewrite:
     created: float = 0.0
 
 
+# Seconds that any queue may hold a request. Proxies are told to wait longer than that for the picker.
+LONGEST_WAIT = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """How many requests may wait for a pool, and how long. Times in seconds.

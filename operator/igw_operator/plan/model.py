@@ -6,7 +6,7 @@ here, so that every renderer spells the same ones.
 
 from dataclasses import dataclass, field
 
-from igw_api.objects import FailureMode, Key, RouteMatch
+from igw_api.objects import LONGEST_WAIT, FailureMode, Key, RouteMatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,9 @@ class PlannedListener:
 class PickerRules:
     """How long the proxy waits for the picker, and when it stops asking."""
 
-    message_timeout: float = 15.0  # more than the picker's queue may hold a request (10 s)
+    # More than any queue may hold a request, whatever its policy says: to derive it from the policies would drain the
+    # listener with each change. A frozen picker is found by checks and pings, long before.
+    message_timeout: float = LONGEST_WAIT + 5.0
     first_byte_timeout: float = 1.0  # answered at once; past it the response goes on alone
     connect_timeout: float = 0.25
     # A dead or frozen picker is left after two failed checks, and used again after one good one.

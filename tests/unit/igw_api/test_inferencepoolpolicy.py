@@ -41,7 +41,7 @@ def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> Non
         (policy({"name": "a"}, {"name": "b", "kind": "Service"}), "spec.targetRefs[1].kind: must be InferencePool"),
         (policy({"name": "a"}, queue={"maxSize": -1}), "spec.queue.maxSize: must be"),
         (policy({"name": "a"}, queue={"waitTimeout": "a while"}), "spec.queue.waitTimeout: must"),
-        (policy({"name": "a"}, queue={"waitTimeout": "13s"}), "spec.queue.waitTimeout: must be from 100ms to 12s"),
+        (policy({"name": "a"}, queue={"waitTimeout": "61s"}), "spec.queue.waitTimeout: must be from 100ms to 60s"),
         (policy({"name": "a"}, queue={"retryPeriod": "0s"}), "spec.queue.retryPeriod: must be 100ms or more"),
         (policy({"name": "a"}, scheduling={"shadow": {}}), "spec.scheduling.shadow.policy: is required"),
         (
