@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
@@ -76,6 +76,7 @@ def main() -> None:
                 figures |= {f"{prefix}{name}": value for name, value in _cpu(running, transport).items()}
                 if transport == "http2":
                     figures |= _latency(running)
+        figures["cpu_ratio_1k_waiting"] = _waiting(manifests)
     figures |= _picks()
     figures["scrape_200_cores"] = _scrapes()
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
@@ -93,10 +94,10 @@ def chat_body(size: int, turn: int) -> bytes:
     return orjson.dumps({"model": "m", "messages": messages, "max_tokens": 100, "stream": False})
 
 
-def _cpu(running: Gateway, transport: str) -> dict[str, float]:
+def _cpu(running: Gateway, transport: str, sizes: Mapping[str, int] = SIZES) -> dict[str, float]:
     """The ratio of the picker's CPU to Envoy's, by body size, at 16 connections."""
     figures = {}
-    for name, size in SIZES.items():
+    for name, size in sizes.items():
         body = chat_body(size, turn=1)
         uvloop.run(closed_loop.run(running.ports[8081], body, 16, 1.0))  # warm: connections, caches
         placed, before = running.placed(), _times(running)
@@ -114,6 +115,14 @@ def _cpu(running: Gateway, transport: str) -> dict[str, float]:
             flush=True,
         )
     return figures
+
+
+def _waiting(manifests: Path) -> float:
+    """The ratio at 1 KB if engines say that requests wait in them, so that all but one at each wait in the picker."""
+    with _stub(4, "full") as ports:
+        endpoints = [word for port in ports for word in ("--endpoint", f"app=stub@127.0.0.1:{port}")]
+        with gateway([manifests], endpoints, (8080, 8081)) as running:
+            return _cpu(running, "waits", {"1k": SIZES["1k"]})["cpu_ratio_1k"]
 
 
 def _times(running: Gateway) -> tuple[float, float]:
@@ -223,8 +232,8 @@ async def _scrape(endpoints: list[Endpoint], seconds: float) -> tuple[float, flo
 
 
 @contextmanager
-def _stub(ports: int) -> Iterator[list[int]]:
-    command = [sys.executable, "-m", "igw_bench.stub", str(ports), str(PAGE)]
+def _stub(ports: int, *words: str) -> Iterator[list[int]]:
+    command = [sys.executable, "-m", "igw_bench.stub", str(ports), str(PAGE), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:

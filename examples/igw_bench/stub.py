@@ -5,6 +5,7 @@ on that many ports of the system's choice and prints them on one line.
 """
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import cast
@@ -37,6 +38,11 @@ class Upstream(asyncio.Protocol):
         self._transport.write(_ANSWER if self._parser.get_method() == b"POST" else self._page)
 
 
+def with_room(page: bytes) -> bytes:
+    """The same page of an engine in which nothing waits."""
+    return re.sub(rb"(?m)^(vllm:num_requests_waiting\{.*\}) .*$", rb"\1 0", page)
+
+
 async def serve(ports: int, page: bytes) -> None:
     """Until killed."""
     loop = asyncio.get_running_loop()
@@ -46,4 +52,5 @@ async def serve(ports: int, page: bytes) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]).read_bytes()))
+    told = Path(sys.argv[2]).read_bytes()
+    uvloop.run(serve(int(sys.argv[1]), told if "full" in sys.argv[3:] else with_room(told)))

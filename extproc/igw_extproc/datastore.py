@@ -64,11 +64,11 @@ class PoolView:
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request, placed by `policy`
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
+    name: str = field(init=False)  # "namespace/name", which is also the name of the pool's route
 
-    @property
-    def name(self) -> str:
-        """ "namespace/name", which is also the name of the pool's route."""
-        return str(self.pool.key)
+    def __post_init__(self) -> None:
+        """Spell the name once: every request needs it."""
+        object.__setattr__(self, "name", str(self.pool.key))
 
     @property
     def opens_unseen(self) -> bool:
