@@ -31,6 +31,7 @@ _STEP_BOUNDS: Final = (1e-4, 5.0)
 _KEEP: Final = 63 / 64
 _GUESS_SAMPLES: Final = 2.0
 _MOST_TIMES: Final = 4.0
+_NOISE_S: Final = 0.01
 _SLACK_S: Final = 0.25
 # Decode: seconds after which a sample has lost most of its weight, while others come and while none do, the tokens that
 # must remain for the number to count, and the share of the time above which prompts leave too little of it to judge.
@@ -48,10 +49,10 @@ _FASTEST: Final = 4.0
 class Prefill:
     """Seconds for one prompt token: the slope of waiting time over the tokens that had to be computed first."""
 
-    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "samples", "seconds")
+    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "_yy", "samples", "seconds")
 
     def __init__(self) -> None:
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self._n = self._x = self._y = self._xx = self._xy = self._yy = 0.0
         self.samples = 0
         self.seconds = PREFILL_S
 
@@ -69,10 +70,15 @@ class Prefill:
         self._y = self._y * _KEEP + y
         self._xx = self._xx * _KEEP + tokens * tokens
         self._xy = self._xy * _KEEP + tokens * y
+        self._yy = self._yy * _KEEP + y * y
         self.samples += 1
         spread = self._xx - self._x * self._x / self._n
         together = self._xy - self._x * self._y / self._n
-        weight = _GUESS_SAMPLES * self._xx / self._n
+        # Ridge regression towards the guess, which may be wrong by as much as it is: where prompts are short, or nearly
+        # alike, what first bytes wait for is something else, and says nothing of the prompts.
+        explained = together * together / spread if spread > 0.0 else 0.0
+        noise = max((self._yy - self._y * self._y / self._n - explained) / self._n, _NOISE_S**2)
+        weight = _GUESS_SAMPLES * self._xx / self._n + noise / (guess * guess)
         slope = (together + weight * guess) / (spread + weight)
         self.seconds = min(max(slope, _PREFILL_BOUNDS[0]), _PREFILL_BOUNDS[1])
 
