@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from igw_api import wire
 from igw_api.objects import Queue
+from igw_extproc.allowance import why_none
+from igw_extproc.datastore import PoolView
 from igw_extproc.director import Director, Placed, Unseen, Wish
 from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
 from igw_extproc.flight import Flight
@@ -195,7 +197,7 @@ class Admission:
         waiter, refused = line.queue.offer(waiting, wish.ask, tenant, kept, now, capacity, place)
         if waiter is None:
             self._withdraw(waiting, now)
-            raise _error(pool, refused[0])
+            raise _error(wish.serving.view, refused[0])
         self.waiting += 1
         line.empty = line.empty or not capacity
         self._refuse(pool, refused, now)
@@ -273,7 +275,7 @@ class Admission:
         for one in refused:
             self.waiting -= 1
             self._withdraw(one.payload, now)
-            one.payload.applicant.refused(_error(pool, one))
+            one.payload.applicant.refused(_error(self._director.view(pool) or one.payload.wish.serving.view, one))
 
     def _tenant(self, request: Arrived) -> str:
         headers = request.headers
@@ -302,10 +304,13 @@ _WHY: Final = {
 }
 
 
-def _error(pool: str, refused: Refused[_Waiting]) -> RoutingError:
-    """What the client is told."""
+def _error(view: PoolView, refused: Refused[_Waiting]) -> RoutingError:
+    """What the client is told: of a pool without endpoints just that, however long it has waited for one."""
     refusal = refused.refusal
-    text = f"{_WHY[refusal.reason].format(pool)} Try again in {refusal.retry_after} s."
-    error = Saturated(text) if refusal.capacity else NoEndpoints(text)
+    text = f"{_WHY[refusal.reason].format(view.name)} Try again in {refusal.retry_after} s."
+    if refusal.capacity:
+        error: RoutingError = Saturated(text)
+    else:
+        error = why_none(view, None) if refusal.reason is End.EXPIRED else NoEndpoints(text)
     error.retry_after = refusal.retry_after
     return error

@@ -289,7 +289,7 @@ async def test_an_option_of_up_that_makes_no_sense_is_one_line(
             ),
             "No such option: --no-such-option",
         ),
-        (("upp",), "igw: no command 'upp'; there are demo, operator, picker, sim, up"),
+        (("upp",), "igw: no command 'upp'; there are bench, demo, operator, picker, sidecar, sim, up"),
     ],
 )
 async def test_a_command_line_that_makes_no_sense_is_one_line(
