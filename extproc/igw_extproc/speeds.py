@@ -7,7 +7,7 @@ feed it and keep what it finds; the scheduler calls `level`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Final, Protocol
 
@@ -40,6 +40,8 @@ _STALE_S: Final = 30.0
 _ENOUGH: Final = 20.0
 _ENOUGH_S: Final = 0.25
 _MOSTLY_PROMPTS: Final = 0.5
+# Seconds between two comparisons of a pool's endpoints.
+_LEVEL_EVERY: Final = 1.0
 # Endpoints of one kind differ by less: measuring is not that exact, and chasing noise scatters prefixes.
 _ALIKE: Final = 1.5
 # None is taken to be so many times faster than the others: it would draw everybody by one wrong number.
@@ -152,6 +154,22 @@ class Paced(Protocol):
         """Take over: seconds for a prompt token, steps' length as a multiple of the pool's, and the pool's."""
 
 
+class Levelling:
+    """When a pool's endpoints are to be compared again."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at = 0.0
+
+    def due(self, now: float) -> bool:
+        """Whether `level` is to be called now: once in `_LEVEL_EVERY`."""
+        if now < self._at:
+            return False
+        self._at = now + _LEVEL_EVERY
+        return True
+
+
 def level(ledgers: Sequence[Paced]) -> None:
     """Tell each endpoint its speed, and how its decode steps compare to the pool's.
 
@@ -178,6 +196,3 @@ def _beyond(ratio: float) -> float:
 def _median(values: Iterable[float]) -> float | None:
     found = list(values)
     return median(found) if found else None
-
-
-Leveller = Callable[[Sequence[Paced]], None]

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from igw_sim.transfer import Transfer
-from igw_testing.sims import RunningSim, running_sim, sim_settings
+from igw_testing.sims import RunningSim, becomes, idle, running_sim, sim_settings, statistics
 
 PROMPT = "tell me a story about the sea " * 20
 BODY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 8}
@@ -41,28 +41,6 @@ async def computed(session: aiohttp.ClientSession, prefill: RunningSim) -> dict[
     assert status == 200
     params: dict[str, Any] = body["kv_transfer_params"]
     return params
-
-
-async def statistics(session: aiohttp.ClientSession, sim: RunningSim) -> dict[str, Any]:
-    async with session.get(f"{sim.url}/sim/state") as response:
-        state = orjson.loads(await response.read())
-    known: dict[str, Any] = state["statistics"][0] | {"leases_expired": state["leases_expired"]}
-    return known
-
-
-async def becomes(session: aiohttp.ClientSession, sim: RunningSim, fits: Callable[[dict[str, Any]], bool]) -> None:
-    async with asyncio.timeout(10):
-        for _ in range(2000):
-            if fits(known := await statistics(session, sim)):
-                return
-            await asyncio.sleep(0.005)
-    raise AssertionError(f"it stays {known}")
-
-
-async def idle(session: aiohttp.ClientSession, *sims: RunningSim) -> None:
-    """Wait until no KV is held by anybody."""
-    for sim in sims:
-        await becomes(session, sim, lambda known: known["kv_used_blocks"] == known["kept"] == known["loading"] == 0)
 
 
 def rooms(prefill: RunningSim, room: int = 7) -> dict[str, Any]:

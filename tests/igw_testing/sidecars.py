@@ -1,8 +1,7 @@
 """A sidecar in the test's own process, before a simulated decode engine and beside a simulated prefiller."""
 
-import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,27 +94,3 @@ async def running_pair(kind: Format, sidecar: Mapping[str, Any] | None = None, *
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session,
     ):
         yield Pair(prefill, decode, proxy, session)
-
-
-async def statistics(session: aiohttp.ClientSession, sim: RunningSim) -> dict[str, Any]:
-    """An engine's own, without a proxy between."""
-    async with session.get(f"{sim.url}/sim/state") as response:
-        state = orjson.loads(await response.read())
-    known: dict[str, Any] = state["statistics"][0] | {"leases_expired": state["leases_expired"]}
-    return known
-
-
-async def becomes(session: aiohttp.ClientSession, sim: RunningSim, fits: Callable[[dict[str, Any]], bool]) -> None:
-    """Wait until the engine's statistics fit; at most ten seconds."""
-    async with asyncio.timeout(10):
-        for _ in range(2000):
-            if fits(known := await statistics(session, sim)):
-                return
-            await asyncio.sleep(0.005)
-    raise AssertionError(f"it stays {known}")
-
-
-async def idle(session: aiohttp.ClientSession, *sims: RunningSim) -> None:
-    """Wait until no engine holds KV for anybody: nothing runs, nothing waits to be fetched."""
-    for sim in sims:
-        await becomes(session, sim, lambda known: known["kv_used_blocks"] == known["kept"] == known["loading"] == 0)

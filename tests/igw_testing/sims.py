@@ -1,10 +1,13 @@
 """Simulated engines in the test's own process, on real sockets, and quick enough for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+
+import aiohttp
+import orjson
 
 from igw_sim.lengths import Lengths
 from igw_sim.model import Limits, Speed
@@ -48,3 +51,27 @@ async def running_sim(settings: Settings | None = None) -> AsyncIterator[Running
         finally:
             await server.stop()
             running.cancel()
+
+
+async def statistics(session: aiohttp.ClientSession, sim: RunningSim) -> dict[str, Any]:
+    """An engine's own, without a proxy between."""
+    async with session.get(f"{sim.url}/sim/state") as response:
+        state = orjson.loads(await response.read())
+    known: dict[str, Any] = state["statistics"][0] | {"leases_expired": state["leases_expired"]}
+    return known
+
+
+async def becomes(session: aiohttp.ClientSession, sim: RunningSim, fits: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until the engine's statistics fit; at most ten seconds."""
+    async with asyncio.timeout(10):
+        for _ in range(2000):
+            if fits(known := await statistics(session, sim)):
+                return
+            await asyncio.sleep(0.005)
+    raise AssertionError(f"it stays {known}")
+
+
+async def idle(session: aiohttp.ClientSession, *sims: RunningSim) -> None:
+    """Wait until no engine holds KV for anybody: nothing runs, nothing waits to be fetched."""
+    for sim in sims:
+        await becomes(session, sim, lambda known: known["kv_used_blocks"] == known["kept"] == known["loading"] == 0)

@@ -13,8 +13,8 @@ from aiohttp import web
 from igw_api.wire import PREFILL_OUTCOME_HEADER
 from igw_sidecar.settings import Format
 from igw_sim.transfer import Transfer
-from igw_testing.sidecars import PROMPT, SLOW_PREFILL, Pair, becomes, idle, running_pair, running_sidecar, statistics
-from igw_testing.sims import RunningSim
+from igw_testing.sidecars import PROMPT, SLOW_PREFILL, Pair, running_pair, running_sidecar
+from igw_testing.sims import RunningSim, becomes, idle, statistics
 
 BOTH = pytest.mark.parametrize("kind", list(Format))
 

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from igw_api.wire import PREFILLER_HEADER
-from igw_testing.sidecars import BODY, becomes, idle, running_sidecar
-from igw_testing.sims import running_sim, sim_settings
+from igw_testing.sidecars import BODY, running_sidecar
+from igw_testing.sims import becomes, idle, running_sim, sim_settings
 
 COMMAND = [sys.executable, "-m", "igw_operator", "sidecar"]
 PAGE = Path(__file__).parents[2] / "docs" / "prefill-decode.md"

@@ -7,7 +7,7 @@ and the index it updates. The director calls `Scheduler.pick` with a pool's cand
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from igw_api.split import PrefillFailure
 from igw_extproc.domain import Ask
@@ -17,12 +17,10 @@ from igw_extproc.scheduling.pickers import Picker
 from igw_extproc.scheduling.popularity import NOTHING_HELD, Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.scorers import add_adapter, add_stay
-from igw_extproc.speeds import level
+from igw_extproc.speeds import Levelling, level
 
 # Candidates, the request, what of it is held where -> one cost for each candidate.
 Costs = Callable[[Sequence[Ledger], Ask, Held], list[float]]
-# Seconds between two comparisons of a pool's endpoints' speeds.
-LEVEL_EVERY: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class Scheduler:
         self._index = index
         self._popularity = Popularity()
         self._turn = -1
-        self._level_at = 0.0
+        self._levelling = Levelling()
         self._endpoints = 1  # candidates of the last request that came
 
     @property
@@ -156,8 +154,7 @@ class Scheduler:
             return None
         if not again:
             self._endpoints = len(candidates)
-            if now >= self._level_at:
-                self._level_at = now + LEVEL_EVERY
+            if self._levelling.due(now):
                 level(candidates)
         held = (
             self._popularity.held(self._index, ask.prefix, self.doubts, self._endpoints)

@@ -24,7 +24,7 @@ from igw_api.split import PrefillFailure, Role, Split
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling import filters
-from igw_extproc.scheduling.framework import LEVEL_EVERY, Decision, Policy, costs_of
+from igw_extproc.scheduling.framework import Decision, Policy, costs_of
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
 from igw_extproc.scheduling.policies import POLICIES
@@ -32,7 +32,7 @@ from igw_extproc.scheduling.popularity import Held, Popularity
 from igw_extproc.scheduling.prefix import PrefixExpectation, PrefixIndex
 from igw_extproc.scheduling.roles import Roles
 from igw_extproc.scheduling.trust import Trust
-from igw_extproc.speeds import level
+from igw_extproc.speeds import Levelling, level
 
 # A prompt token that is computed between the steps of running answers delays each of them by its own time. Chunked
 # prefill hides part of that, since a step of few answers leaves most of the device idle.
@@ -137,7 +137,7 @@ class SplitScheduler:
         self._index = index
         self._popularity = Popularity()
         self._turn = -1
-        self._level_at = 0.0
+        self._levelling = Levelling()
         self._pairs = self._singles = 0
         self._served: list[tuple[Ledger, Role]] = []
         self._computing: list[Ledger] = []  # those of them that may compute prompts
@@ -196,8 +196,7 @@ class SplitScheduler:
         sides = _Halves(self._trust.trusted(able, now) or able, self._answering(candidates))
         if not sides.decode:
             return None
-        if now >= self._level_at:
-            self._level_at = now + LEVEL_EVERY
+        if self._levelling.due(now):
             level([one for one, _ in self._served])
         held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
         held = held._replace(price=min(held.price, HIGHEST_PRICE))
