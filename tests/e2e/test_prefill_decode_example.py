@@ -122,7 +122,9 @@ async def test_prompts_are_computed_by_one_half_of_the_engines_and_answers_by_th
             assert headers["x-sim-engine"].startswith("decode-")
         prefilled = [await running.statistics(port) for port in ("8001", "8002")]
         decoded = [await running.statistics(port) for port in ("8011", "8012")]
-        assert sum(one["generation_tokens"] for one in prefilled) == sum(one["finished"]["length"] for one in prefilled)
+        # One prefiller of the two may have had no request at all, and then tells of none that finished.
+        ended = sum(one["finished"].get("length", 0) for one in prefilled)
+        assert sum(one["generation_tokens"] for one in prefilled) == ended >= 8
         assert sum(one["generation_tokens"] for one in decoded) >= 8 * 15
         # Beyond the lease of 30 s: on a busy machine, a decoder may once have been unreachable in time.
         await until(running.idle, 45)
