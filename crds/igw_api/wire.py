@@ -21,6 +21,8 @@ MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
 MODEL_HEADER: Final = "x-gateway-model-name"
 FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
 SESSION_HEADER: Final = "x-session-id"
+# Where clients have their API keys: whose request it is, if no fairness id says so. The first that is present counts.
+CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key")
 
 # Picker -> client.
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from igw_api import wire
 from igw_api.objects import Queue
 from igw_extproc.allowance import why_none
 from igw_extproc.datastore import PoolView
@@ -24,6 +23,7 @@ from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
+from igw_extproc.request_headers import credential, fairness_id
 
 # Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
 PROXY_LEARNS: Final = 1.0
@@ -105,7 +105,7 @@ class Admission:
             flight.sent(now)
             return self._director.answer(wish, flight, now)
         waiting = _Waiting(applicant, wish._replace(allowed=[]), flight)
-        return self._wait(line, waiting, self._tenant(request), now, capacity)
+        return self._wait(line, waiting, tenant(fairness_id(request), credential(request), self._salt), now, capacity)
 
     def leave(self, place: Place, now: float) -> None:
         """The client has gone. Nothing, if it has been answered."""
@@ -277,12 +277,6 @@ class Admission:
             self._withdraw(one.payload, now)
             one.payload.applicant.refused(_error(self._director.view(pool) or one.payload.wish.serving.view, one))
 
-    def _tenant(self, request: Arrived) -> str:
-        headers = request.headers
-        if headers:
-            return tenant(headers.get(wire.FAIRNESS_HEADER), headers.get("authorization"), self._salt)
-        return tenant(request.attributes.get(_FAIRNESS), None, self._salt)
-
 
 def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:
     """Whether its endpoint takes it at once: there is room, and nobody waits there who goes first."""
@@ -293,8 +287,6 @@ def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) ->
 def _limits(queue: Queue) -> Limits:
     return Limits(queue.max_size, queue.wait_timeout, queue.retry_period, queue.retries)
 
-
-_FAIRNESS: Final = f"request.headers['{wire.FAIRNESS_HEADER}']"
 
 _WHY: Final = {
     End.EXPIRED: "No engine of the pool {} could take the request in time.",

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from igw_api import wire
+
 # The proxy's name of the route that a request is on, among a message's attributes.
 ROUTE_ATTRIBUTE: Final = "xds.route_name"
+# Those that are secrets.
+CREDENTIAL_ATTRIBUTES: Final = tuple(f"request.headers['{name}']" for name in wire.CREDENTIAL_HEADERS)
 
 
 class BodyMode(IntEnum):

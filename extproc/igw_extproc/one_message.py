@@ -20,6 +20,8 @@ PROTOCOL_CONFIG = 11 << 3 | 2
 _KNOWN = frozenset((RESPONSE_HEADERS, REQUEST_BODY, METADATA, ATTRIBUTES, PROTOCOL_CONFIG))
 
 _BODY = 1 << 3 | 2
+# A map's key with its length, and the tag of its value.
+_NAME = b"\n%c%b\x12"
 _END_OF_STREAM = b"\x10\x01"
 
 
@@ -51,6 +53,33 @@ def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
     if at == end:
         return content, False
     return (content, True) if data[at:end] == _END_OF_STREAM else None
+
+
+def cut(entry: bytes, name: str) -> tuple[bytes, str] | None:
+    """An entry of the map of attributes without the one of that name, a text; and the text.
+
+    None: there is none, or it is not as Envoy writes it. No value has a line break, with which a name begins.
+    """
+    mark = _NAME % (len(name), name.encode())
+    at = entry.find(mark)
+    if at < 0:
+        return None
+    size, value = _length(entry, at + len(mark))
+    length, text = _length(entry, value + 1)
+    end = value + size
+    whole = field(1, entry[at:end])
+    begin = end - len(whole)
+    # The entry is the filter's name and a struct, which takes up all the rest.
+    struct = 2 + entry[1]
+    struct_size, fields = _length(entry, struct + 1)
+    if entry[struct : struct + 1] != b"\x12" or struct_size < 0 or fields + struct_size != len(entry):
+        return None
+    if begin < fields or entry[begin:end] != whole or entry[value : value + 1] != b"\x1a" or text + length != end:
+        return None
+    try:
+        return entry[:struct] + field(2, entry[fields:begin] + entry[end:]), entry[text:end].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

@@ -1,7 +1,10 @@
-"""The headers of a request that placement reads. Pure; called by `director` for every request."""
+"""The headers of a request that placement reads. Pure; called by `director` for every request.
+
+And by `admission`, for those that have to wait: whose they are.
+"""
 
 from igw_api import wire
-from igw_extproc.messages import ROUTE_ATTRIBUTE, Arrived
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, ROUTE_ATTRIBUTE, Arrived
 
 
 class RequestHeaders:
@@ -28,8 +31,23 @@ class RequestHeaders:
             self.session = attributes.get(_SESSION)
 
 
+def fairness_id(request: Arrived) -> str | None:
+    """What the request says of whose it is."""
+    return request.headers.get(wire.FAIRNESS_HEADER) if request.headers else request.attributes.get(_FAIRNESS)
+
+
+def credential(request: Arrived) -> str | None:
+    """The API key that it comes with. A secret: nothing may keep it, log it or show it."""
+    if request.headers:
+        values = (request.headers.get(name) for name in wire.CREDENTIAL_HEADERS)
+    else:
+        values = (request.attributes.get(name) for name in CREDENTIAL_ATTRIBUTES)
+    return next((value for value in values if value), None)
+
+
 _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
 _REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
 _SESSION = f"request.headers['{wire.SESSION_HEADER}']"
+_FAIRNESS = f"request.headers['{wire.FAIRNESS_HEADER}']"

@@ -73,11 +73,13 @@ class Exchange:
         "_arrived",
         "_chunks",
         "_curious",
-        "_first",
+        "_ends",
         "_foreign",
+        "_head",
         "_held",
         "_limit",
         "_mode",
+        "_opened",
         "_over",
         "_passes",
         "_response",
@@ -95,7 +97,9 @@ class Exchange:
         self._limit = limit
         self._foreign = foreign
         self._curious = curious
-        self._first: Message | None = None
+        self._opened: Part | None = None  # by a message about this
+        self._ends = False  # that message says that nothing follows
+        self._head: Message | None = None  # the same message, until the decision
         self._mode = self._response_mode = BodyMode.NONE
         self._chunks: list[bytes] = []
         self._held = 0
@@ -108,19 +112,22 @@ class Exchange:
         """Take one message. Raises TooLarge when the body exceeds the limit."""
         if self._over:
             return _NOTHING
-        if self._first is None:
+        first = self._opened is None
+        if first:
             self._begin(message)
         elif message.part is Part.REQUEST_HEADERS or (self.observer and message.part in _OF_THE_REQUEST):
             # No proxy does that. A second decision on one stream would leave the first one's load counted for ever.
             return _NOTHING
-        return self._pass(message) if self._passes else _HANDLERS[message.part](self, message)
+        return self._pass(message, first) if self._passes else _HANDLERS[message.part](self, message)
 
     def _begin(self, message: Message) -> None:
-        self._first = message
+        self._opened, self._ends, self._head = message.part, message.end_of_stream, message
         self._mode = message.request_mode or BodyMode.NONE
         self._response_mode = message.response_mode or BodyMode.NONE
         self.observer = message.part is Part.RESPONSE_HEADERS
         self._passes = not self.observer and self._foreign(message.attributes.get(ROUTE_ATTRIBUTE))
+        if self.observer or self._passes:
+            self._head = None
 
     @property
     def held(self) -> bytes | None:
@@ -129,10 +136,10 @@ class Exchange:
 
     def place(self, placement: Placement) -> tuple[Output, ...]:
         """The replies that carry the decision."""
-        assert self._first is not None and self._arrived is not None, "place() answers an Arrived"
+        assert self._arrived is not None, "place() answers an Arrived"
         if placement.restore_model is not None:
             self._response = _Response(self._response_mode, placement.restore_model)
-        if self._first.part is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
+        if self._opened is Part.REQUEST_BODY and self._mode is not BodyMode.FULL_DUPLEX:
             # The proxy sent no headers, and has none to change: the metadata alone tells.
             return (_answered_body(placement, ()),)
         headers = tuple(_routing(placement).items())
@@ -144,7 +151,7 @@ class Exchange:
             return self._full_duplex(placement, headers)
         # Not in the other modes: there the body does not wait, and the override would hide a response that is wanted.
         buffers = self._mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
-        last = self._first.end_of_stream and self._response_mode is BodyMode.NONE
+        last = self._ends and self._response_mode is BodyMode.NONE
         return (_answered_headers(placement, headers)._replace(headers_only=buffers and (self._switches or last)),)
 
     def refuse(self, error: RoutingError, headers: tuple[tuple[str, str], ...] = ()) -> tuple[Output, ...]:
@@ -155,9 +162,9 @@ class Exchange:
 
     # ------------------------------------------------------------------------------------ others' requests
 
-    def _pass(self, message: Message) -> Step:
+    def _pass(self, message: Message, first: bool) -> Step:
         """Whatever it is, it goes on as it came."""
-        part, notice = message.part, Passed() if message is self._first else None
+        part, notice = message.part, Passed() if first else None
         if BodyMode.FULL_DUPLEX not in (self._mode, self._response_mode):
             self._over = True
             return Step((Reply(part, headers_only=part is Part.REQUEST_HEADERS), _FINISH), notice)
@@ -205,8 +212,9 @@ class Exchange:
         return Step((PASSES[Part.REQUEST_TRAILERS],))
 
     def _arrive(self, part: Part, body: bytes, complete: bool) -> Step:
-        first = self._first
-        assert first is not None
+        # Neither body nor headers are kept: a request may wait for long, and the headers have the client's key.
+        first, self._head = self._head, None
+        assert first is not None, "a request is complete once"
         self._arrived = part
         self._chunks = [body] if self._mode is BodyMode.FULL_DUPLEX else []
         return Step(notice=Arrived(first.headers, first.attributes, body, complete, first.subset))

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from aiohttp import WSMsgType, web
 
 END = b""
+# Requests that run and that wait there, and the share of the KV cache that is in use.
+IDLE, FULL = (0.0, 0.0, 0.0), (8.0, 4.0, 1.0)
 
 
 @dataclass
@@ -22,7 +24,7 @@ class EngineDouble:
     name: str
     port: int = 0
     status: int = 200
-    full: bool = False  # by its metrics page
+    numbers: tuple[float, float, float] = IDLE  # of its metrics page
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
@@ -36,13 +38,14 @@ class EngineDouble:
         if request.headers.get("upgrade", "").lower() == "websocket":
             return await self._websocket(request)
         body = await request.read()
-        self.seen.append({name.lower(): value for name, value in request.headers.items()})
+        self._saw(request)
         self.bodies.append(len(body))
         return web.json_response({"engine": self.name, "path": request.path, "size": len(body)}, status=self.status)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Sends what `chunks` gets, until END."""
         await request.read()
+        self._saw(request)
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "x-engine": self.name})
         await response.prepare(request)
         while (chunk := await self.chunks.get()) != END:
@@ -50,11 +53,13 @@ class EngineDouble:
         return response
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """An idle vLLM's page, or a full one's, so that a real picker knows it."""
-        numbers = ("8.0", "4.0", "1.0") if self.full else ("0.0", "0.0", "0.0")
+        """A vLLM's page, so that a real picker knows it."""
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        lines = [f"vllm:{name} {number}" for name, number in zip(names, numbers, strict=True)]
+        lines = [f"vllm:{name} {number}" for name, number in zip(names, self.numbers, strict=True)]
         return web.Response(text="".join(f"{line}\n" for line in lines))
+
+    def _saw(self, request: web.Request) -> None:
+        self.seen.append({name.lower(): value for name, value in request.headers.items()})
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()

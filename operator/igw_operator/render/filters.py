@@ -39,6 +39,7 @@ REQUEST_ATTRIBUTES = [
             wire.MODEL_REWRITE_HEADER,
             wire.FAIRNESS_HEADER,
             wire.SESSION_HEADER,
+            *wire.CREDENTIAL_HEADERS,
         )
     ),
 ]

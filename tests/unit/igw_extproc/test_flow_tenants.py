@@ -18,6 +18,12 @@ def test_without_an_id_the_credentials_tell_tenants_apart() -> None:
     assert one == tenant(None, "Bearer one", SALT)
 
 
+def test_the_same_key_is_the_same_tenant_with_its_scheme_and_without() -> None:
+    """OpenAI's clients send `Authorization: Bearer KEY`, others `x-api-key: KEY`."""
+    assert tenant(None, "Bearer one", SALT) == tenant(None, "bearer one", SALT) == tenant(None, "one", SALT)
+    assert tenant(None, "Bearer ", SALT) == ANONYMOUS
+
+
 def test_who_says_nothing_is_anonymous() -> None:
     assert tenant(None, None, SALT) == tenant("", "", SALT) == ANONYMOUS
 

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from igw_extproc import codec, one_message
 from igw_extproc.codec import MalformedMessage
-from igw_extproc.messages import Message, Part, Reply
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 
-NAMES = st.sampled_from(["request.path", "xds.route_name", "request.headers['content-type']", "other"])
+NAMES = st.sampled_from(
+    ["request.path", "xds.route_name", "request.headers['content-type']", "other", *CREDENTIAL_ATTRIBUTES]
+)
 TEXTS = st.text(max_size=300)
 
 
@@ -41,6 +43,38 @@ def requests(draw: st.DrawFn) -> pb.ProcessingRequest:
 @given(requests())
 def test_both_ways_read_the_same(request: pb.ProcessingRequest) -> None:
     data = request.SerializeToString()
+    assert codec.decode(data) == codec._decode(data)
+
+
+def told(attributes: dict[str, str]) -> bytes:
+    """A request body with these attributes."""
+    request = pb.ProcessingRequest()
+    request.request_body.body = b"{}"
+    for name, value in attributes.items():
+        request.attributes["envoy.filters.http.ext_proc"].fields[name].string_value = value
+    return request.SerializeToString()
+
+
+@given(
+    st.dictionaries(NAMES, TEXTS, max_size=6),
+    st.lists(st.tuples(st.sampled_from(CREDENTIAL_ATTRIBUTES), st.text(min_size=1, max_size=3000)), min_size=1),
+)
+def test_nothing_more_is_remembered_for_another_key(others: dict[str, str], keys: list[tuple[str, str]]) -> None:
+    """What is looked up by its bytes has no secret in it, wherever that stands, and however long it is."""
+    others = {name: text for name, text in others.items() if name not in CREDENTIAL_ATTRIBUTES}
+    codec.decode(told(others))
+    before = codec._remembered.cache_info().misses
+    for name, key in keys:
+        for data in (told({name: key, **others}), told({**others, name: key})):
+            assert codec.decode(data).attributes == codec._decode(data).attributes
+    assert codec._remembered.cache_info().misses - before <= 2, "but for the order in which they come"
+
+
+@pytest.mark.parametrize("text", ["a\n request.headers['authorization']\x12b", "request.headers['authorization']"])
+def test_a_text_that_looks_like_a_key_is_a_text(text: str) -> None:
+    data = told({"request.path": text, "request.headers['authorization']": "Bearer x"})
+    assert codec.decode(data) == codec._decode(data)
+    data = told({"request.path": text})
     assert codec.decode(data) == codec._decode(data)
 
 

@@ -1,5 +1,9 @@
 """Requests that wait in the picker, as a proxy's streams see it: answered when there is room, or refused in time."""
 
+import gc
+import sys
+from collections.abc import Iterator
+
 import pytest
 
 from igw_api import wire
@@ -10,6 +14,7 @@ from igw_testing.builders import Picking, address, chat, load, members, model, p
 from igw_testing.conversations import Serving, Stream, duplex, modes
 from igw_testing.ext_proc import (
     BUFFERED,
+    BUFFERED_PARTIAL,
     NONE,
     destinations,
     headers_set,
@@ -20,6 +25,7 @@ from igw_testing.ext_proc import (
     request_trailers,
     response_body,
     response_headers,
+    with_attributes,
     with_subset,
 )
 
@@ -363,3 +369,51 @@ def replies(stream: Stream) -> list[pb.ProcessingResponse]:
 def last(stream: Stream) -> pb.ProcessingResponse:
     """What it was told last, but for the stream's end."""
     return replies(stream)[-1]
+
+
+def one_message(here: Serving, key: str, **others: str) -> Stream:
+    """A request of our own Envoy: its body, and as attributes a few of its headers."""
+    stream = here.stream()
+    message = modes(request_body(chat("m")), BUFFERED_PARTIAL, NONE)
+    told = {"request.path": "/v1/chat/completions", "request.headers['content-type']": "application/json"}
+    stream.tell(with_attributes(message, {**told, "request.headers['authorization']": f"Bearer {key}", **others}))
+    return stream
+
+
+def test_in_one_message_too_who_has_another_key_has_a_turn_before_the_rest_of_a_flood() -> None:
+    here = serving(engines=1)
+    flood = [one_message(here, "one") for _ in range(3)]
+    other = one_message(here, "two")
+    assert here.admission.waiting == 4
+    says(here, 1, load(running=1, kv_usage=1.0, kv_capacity_tokens=10_000))
+    assert [len(stream.said) for stream in (*flood, other)] == [1, 0, 0, 1], "two keep a full engine's batch full"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["one message", "headers"])
+def test_while_a_request_waits_nobody_has_its_key(whole: bool) -> None:
+    """Only a keyed digest. What the codec remembers of earlier messages has none either."""
+    here, backwards = serving(), "-".join(("71tc", "ks"))
+    key = backwards[::-1]
+    stream = ask_for(here, authorization=f"Bearer {key}") if whole else one_message(here, key)
+    del key
+    assert here.admission.waiting == 1
+    assert not list(holding(backwards)), stream
+    kept = [{"x": backwards[::-1]}]
+    assert list(holding(backwards)), f"the search finds what is there: {len(kept)}"
+
+
+def holding(backwards: str) -> Iterator[object]:
+    """Whatever in this process has that text, the other way round."""
+    secret = backwards[::-1]
+    gc.collect()
+    # Python looks after containers of containers; those that only hold texts are found in them.
+    todo, last = gc.get_objects(), sys._getframe()
+    while todo:
+        holder = todo.pop()
+        for held in gc.get_referents(holder) if holder is not last else ():
+            text = held.decode("latin-1") if isinstance(held, bytes) else held
+            if isinstance(text, str):
+                if secret in text and held is not secret:
+                    yield holder
+            elif isinstance(held, (dict, tuple)) and not gc.is_tracked(held):
+                todo.append(held)

@@ -29,6 +29,7 @@ FORWARDED = (
     wire.MODEL_REWRITE_HEADER,
     wire.FAIRNESS_HEADER,
     wire.SESSION_HEADER,
+    *wire.CREDENTIAL_HEADERS,
 )
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
