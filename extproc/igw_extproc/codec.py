@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from igw_api import wire
 from igw_extproc import one_message
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, PASSES, BodyMode, Immediate, Message, Part, Reply
+from igw_extproc.messages import PASSES, BodyMode, Immediate, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 from igw_protos import health_pb2
 
@@ -235,21 +235,15 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
 
 # Bytes. Ours are about 200; a client that makes paths up, of any length, must not fill the memory with them.
 _FEW_ATTRIBUTES = 2048
-# What must never be remembered, wherever it stands.
-_SECRETS = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
 
 
 def _told(entry: bytes) -> Mapping[str, str]:
-    secrets: dict[str, str] = {}
-    for name in CREDENTIAL_ATTRIBUTES:
-        found = one_message.cut(entry, name)
-        if found is not None:
-            entry, text = found
-            if text:
-                secrets[name] = text
-    if len(entry) > _FEW_ATTRIBUTES or any(name in entry for name in _SECRETS):
-        return {**secrets, **_parsed_attributes(entry)}
-    return {**secrets, **_remembered(entry)} if secrets else _remembered(entry)
+    """An entry of the map of attributes. Secrets are in nothing that is remembered."""
+    hidden = one_message.hide(entry)
+    if hidden is None or len(entry) > _FEW_ATTRIBUTES:
+        return _parsed_attributes(entry)
+    told = _remembered(hidden[0])
+    return {**told, **hidden[1]} if hidden[1] else told
 
 
 def _parsed_attributes(entry: bytes) -> Mapping[str, str]:

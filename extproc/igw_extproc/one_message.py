@@ -6,10 +6,12 @@ response headers) are looked up by their bytes, and the answer is put together f
 like the common case is left to protobuf. A test holds both ways to the same results.
 """
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 from igw_api import wire
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES
 
 # Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
 RESPONSE_HEADERS = 3 << 3 | 2
@@ -20,8 +22,14 @@ PROTOCOL_CONFIG = 11 << 3 | 2
 _KNOWN = frozenset((RESPONSE_HEADERS, REQUEST_BODY, METADATA, ATTRIBUTES, PROTOCOL_CONFIG))
 
 _BODY = 1 << 3 | 2
-# A map's key with its length, and the tag of its value.
-_NAME = b"\n%c%b\x12"
+_SECRETS = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
+# A map's key with its length; its value with the tag and length; the text in that with the same. No value of a header
+# has a line break.
+_SECRET = re.compile(
+    b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)"
+    % (bytes(map(len, _SECRETS)), b"|".join(map(re.escape, _SECRETS))),
+    re.DOTALL,
+)
 _END_OF_STREAM = b"\x10\x01"
 
 
@@ -55,31 +63,29 @@ def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
     return (content, True) if data[at:end] == _END_OF_STREAM else None
 
 
-def cut(entry: bytes, name: str) -> tuple[bytes, str] | None:
-    """An entry of the map of attributes without the one of that name, a text; and the text.
+def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
+    """Attributes with zeros in the place of API keys, and these by their attributes.
 
-    None: there is none, or it is not as Envoy writes it. No value has a line break, with which a name begins.
+    None: some are not as Envoy writes them.
     """
-    mark = _NAME % (len(name), name.encode())
-    at = entry.find(mark)
-    if at < 0:
-        return None
-    size, value = _length(entry, at + len(mark))
-    length, text = _length(entry, value + 1)
-    end = value + size
-    whole = field(1, entry[at:end])
-    begin = end - len(whole)
-    # The entry is the filter's name and a struct, which takes up all the rest.
-    struct = 2 + entry[1]
-    struct_size, fields = _length(entry, struct + 1)
-    if entry[struct : struct + 1] != b"\x12" or struct_size < 0 or fields + struct_size != len(entry):
-        return None
-    if begin < fields or entry[begin:end] != whole or entry[value : value + 1] != b"\x1a" or text + length != end:
-        return None
-    try:
-        return entry[:struct] + field(2, entry[fields:begin] + entry[end:]), entry[text:end].decode()
-    except UnicodeDecodeError:
-        return None
+    names = sum([data.count(name) for name in _SECRETS])
+    if not names:
+        return data, {}
+    secrets: dict[str, str] = {}
+    parts: tuple[bytes, ...] = ()
+    at = 0
+    for found in _SECRET.finditer(data):
+        name, size, length = found.groups()
+        count, text = _length(length, 0)[0], found.end()
+        if not count or text < at or text + count > len(data) or _length(size, 0)[0] != 1 + len(length) + count:
+            return None
+        parts += (data[at:text], bytes(count))
+        at = text + count
+        try:
+            secrets[name.decode()] = data[text:at].decode()
+        except UnicodeDecodeError:
+            return None
+    return (b"".join((*parts, data[at:])), secrets) if len(secrets) == names else None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
