@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from igw_api import objects
-from igw_api.meta import ApiObject, Invalid, Labels, PoolRef, Strict, pool_key
+from igw_api.meta import ApiObject, Invalid, Labels, PoolRef, Strict, pool_key, unique
 from igw_api.objects import Policy
 from igw_api.split import PrefillFailure, Split
+from igw_api.standbyspec import StandbySpec, standbys
 
 # The picker's tables of policies have the same names; a test compares.
 EndpointPolicy = Literal[
@@ -111,6 +112,10 @@ class PoolPolicySpec(Strict):
     """How an endpoint is chosen for each request."""
     queue: Queue | None = None
     """Lets requests wait in the picker while all engines are full. Without it they wait in the engines."""
+    standby: Annotated[list[StandbySpec], Field(max_length=8), unique("name", lambda one: one.name)] = Field(
+        default_factory=list
+    )
+    """Who takes requests that the pool cannot: tried in this order, for each request anew."""
 
 
 class InferencePoolPolicy(ApiObject):
@@ -126,7 +131,8 @@ class InferencePoolPolicy(ApiObject):
         shadow = spec.scheduling.shadow
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
         split, queue = _split(spec.scheduling), _queue(spec.queue)
-        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split),)
+        chain = standbys(meta, spec.standby)
+        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain),)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:

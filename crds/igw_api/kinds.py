@@ -9,6 +9,7 @@ from igw_api.inferencemodel import InferenceModel, InferenceModelRewrite, Infere
 from igw_api.inferencepool import AlphaInferencePool, InferencePool
 from igw_api.inferencepoolpolicy import InferencePoolPolicy
 from igw_api.meta import GATEWAY_GROUP, K8S_GROUP, LLM_D_GROUP, OWN_GROUP, X_K8S_GROUP, ApiObject
+from igw_api.secret import SecretObject
 
 # Kind -> apiVersion -> the model that reads it.
 KINDS: Final[Mapping[str, Mapping[str, type[ApiObject]]]] = {
@@ -33,4 +34,5 @@ KINDS: Final[Mapping[str, Mapping[str, type[ApiObject]]]] = {
     "HTTPRoute": {f"{GATEWAY_GROUP}/v1": HTTPRouteObject, f"{GATEWAY_GROUP}/v1beta1": HTTPRouteObject},
     "Service": {"v1": ServiceObject},
     "Pod": {"v1": Pod},
+    "Secret": {"v1": SecretObject},
 }

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from igw_api.split import Split
+from igw_api.standby import Standby
 from igw_api.wire import ACTIVE_PORTS_ANNOTATION
 
 
@@ -141,6 +142,7 @@ class Policy:
     queue: Queue | None = None  # None: the defaults of `Queue`
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request
+    standbys: tuple[Standby, ...] = ()  # tried in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,15 @@ class Lead:
     announce: bool = False
 
 
-AnyObject = Pool | Model | Objective | Rewrite | Policy | Member | Service | GatewayClass | Gateway | Route
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What must be written nowhere: it is in no dump, and `repr` does not show it."""
+
+    key: Key
+    data: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+AnyObject = Pool | Model | Objective | Rewrite | Policy | Member | Service | GatewayClass | Gateway | Route | Secret
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -24,6 +24,7 @@ from igw_api.objects import (
     Pool,
     Rewrite,
     Route,
+    Secret,
     Service,
 )
 
@@ -51,6 +52,7 @@ class ObjectSet:
     gateway_classes: Mapping[Key, GatewayClass] = field(default_factory=dict)
     gateways: Mapping[Key, Gateway] = field(default_factory=dict)
     routes: Mapping[Key, Route] = field(default_factory=dict)
+    secrets: Mapping[Key, Secret] = field(default_factory=dict)
     leads: Mapping[str, Lead] = field(default_factory=dict)
 
     @classmethod
@@ -84,7 +86,10 @@ _GROUPS: Final[Mapping[type[AnyObject], str]] = {
     GatewayClass: "gateway_classes",
     Gateway: "gateways",
     Route: "routes",
+    Secret: "secrets",
 }
+# Secrets stay in memory.
+_WRITTEN: Final = tuple(name for name in _GROUPS.values() if name != "secrets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +110,15 @@ class _File:
     leads: dict[str, Lead] = field(default_factory=dict)
 
     def objects(self) -> list[AnyObject]:
-        return [one for name in _GROUPS.values() for one in getattr(self, name)]
+        return [one for name in _WRITTEN for one in getattr(self, name)]
 
 
 _FILE: Final = TypeAdapter(_File)
 
 
 def dump(objects: ObjectSet) -> bytes:
-    """The set as JSON. Equal sets give equal bytes, whatever order they were collected in."""
-    groups = {name: [_plain(one) for one in getattr(objects, name).values()] for name in _GROUPS.values()}
+    """The set as JSON, without its secrets. Equal sets give equal bytes, whatever order they were collected in."""
+    groups = {name: [_plain(one) for one in getattr(objects, name).values()] for name in _WRITTEN}
     written = {"version": FORMAT_VERSION, **groups, "leads": _plain(objects.leads)}
     return json.dumps(written, sort_keys=True, allow_nan=False).encode()
 

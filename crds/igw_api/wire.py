@@ -51,6 +51,23 @@ PREFILLED_REMOTELY: Final = "remote"
 PREFILLED_LOCALLY: Final = "local"  # no prefiller was named
 PREFILL_FAILED: Final = "failed"  # the prefiller did not do it: the decode endpoint did, or the request was refused
 
+# To the client: the standby that answered. Providers' errors are passed on as they are, so this tells whose they are.
+SERVED_BY_HEADER: Final = "x-igw-served-by"
+# What no provider is told: our own names, those that proxies add, and what clients say of themselves.
+UNTOLD_PREFIXES: Final = ("x-",)
+UNTOLD_HEADERS: Final = (
+    "authorization",
+    "proxy-authorization",
+    "api-key",
+    "cookie",
+    "forwarded",
+    "via",
+    "origin",
+    "referer",
+    "openai-organization",
+    "openai-project",
+)
+
 # What no client may send: it would choose a destination, a prefiller, a pool or another request's lease.
 PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER, PREFILLER_HEADER, PREFILL_FAILURE_HEADER)
 

@@ -23,6 +23,7 @@ from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
+from igw_extproc.overflow import EMPTY, OUT, SATURATED, Declined, Diverted, Overflow
 from igw_extproc.request_headers import credential, fairness_id
 
 # Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
@@ -42,17 +43,24 @@ class Applicant(Protocol):
     def passed(self, unseen: Unseen) -> None:
         """The proxy chooses."""
 
+    def diverted(self, diverted: Diverted) -> None:
+        """A standby takes it."""
+
     def refused(self, error: RoutingError) -> None:
         """The client is told why not."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """What a queue holds for us. `flight`: its share of the endpoint that it waits for; None: it waits for any."""
+    """What a queue holds for us. `flight`: its share of the endpoint that it waits for; None: it waits for any.
+
+    `request`: what a standby would be sent, where the pool has one.
+    """
 
     applicant: Applicant
     wish: Wish
     flight: Flight | None
+    request: Arrived | None = None
 
 
 class _Line:
@@ -86,10 +94,36 @@ class Admission:
         self._salt = salt
         self._arm = arm
         self._lines: dict[str, _Line] = {}
+        self.overflow = Overflow(director, lambda pool: pool in self._lines and bool(len(self._lines[pool].queue)))
 
-    def admit(self, request: Arrived, applicant: Applicant, now: float) -> Placed | Place:
-        """Place the request, or let it wait. Raises RoutingError and Unseen."""
+    def admit(self, request: Arrived, applicant: Applicant, now: float) -> Placed | Place | Diverted:
+        """Place the request, let it wait, or let a standby have it. Raises RoutingError and Unseen."""
         wish = self._director.read(request)
+        if wish.serving.view.standbys:
+            return self._admit_or_divert(wish, request, applicant, now)
+        return self._admit(wish, request, applicant, now)
+
+    def _admit_or_divert(
+        self, wish: Wish, request: Arrived, applicant: Applicant, now: float
+    ) -> Placed | Place | Diverted:
+        """A pool that nobody can wait for is not waited for, while a standby takes the request."""
+        view = wish.serving.view
+        self.overflow.saw(view.name, now)
+        found: Diverted | Declined = Declined("")
+        if not wish.allowed and not view.opens_unseen and not self._director.open_to(view.name):
+            found = self.overflow.divert(wish, request, OUT if view.endpoints else EMPTY, now)
+            if isinstance(found, Diverted):
+                return found
+        try:
+            return self._admit(wish, request, applicant, now)
+        except (NoEndpoints, Saturated) as error:
+            if isinstance(error, Saturated):
+                found = self.overflow.divert(wish, request, SATURATED, now)
+            if isinstance(found, Diverted):
+                return found
+            raise error.but(found.why) from None
+
+    def _admit(self, wish: Wish, request: Arrived, applicant: Applicant, now: float) -> Placed | Place:
         view = wish.serving.view
         if view.queue is None:
             return self._director.fulfil(wish, now)
@@ -104,7 +138,7 @@ class Admission:
         if flight is not None and _goes(line.queue, flight, wish, now):
             flight.sent(now)
             return self._director.answer(wish, flight, now)
-        waiting = _Waiting(applicant, wish._replace(allowed=[]), flight)
+        waiting = _Waiting(applicant, wish._replace(allowed=[]), flight, request if view.standbys else None)
         return self._wait(line, waiting, tenant(fairness_id(request), credential(request), self._salt), now, capacity)
 
     def leave(self, place: Place, now: float) -> None:
@@ -126,6 +160,7 @@ class Admission:
 
     def refresh(self, now: float) -> None:
         """The objects have changed: refuse who waits for a pool that is gone; there may be room in others."""
+        self.overflow.keep(self._director.chains())
         for pool, line in list(self._lines.items()):
             view = self._director.view(pool)
             if view is None:
@@ -193,7 +228,8 @@ class Admission:
         wish, flight = waiting.wish, waiting.flight
         pool = wish.serving.view.name
         place = flight.place if flight is not None else None
-        kept = held_bytes(wish.ask, wish.unnamed or wish.body or waiting.applicant.held)
+        body = waiting.request.body if waiting.request is not None else None
+        kept = held_bytes(wish.ask, wish.unnamed or wish.body or body or waiting.applicant.held)
         waiter, refused = line.queue.offer(waiting, wish.ask, tenant, kept, now, capacity, place)
         if waiter is None:
             self._withdraw(waiting, now)
@@ -275,7 +311,21 @@ class Admission:
         for one in refused:
             self.waiting -= 1
             self._withdraw(one.payload, now)
-            one.payload.applicant.refused(_error(self._director.view(pool) or one.payload.wish.serving.view, one))
+            error = _error(self._director.view(pool) or one.payload.wish.serving.view, one)
+            found = self._divert(one, now)
+            if isinstance(found, Diverted):
+                one.payload.applicant.diverted(found)
+            else:
+                one.payload.applicant.refused(error.but(found.why))
+
+    def _divert(self, refused: Refused[_Waiting], now: float) -> Diverted | Declined:
+        """A standby takes who has waited in vain. What was to be shed is shed."""
+        waiting, reason = refused.payload, refused.refusal.reason
+        if waiting.request is None or reason is End.SHED:
+            return Declined("")
+        endpoints = waiting.wish.serving.view.endpoints
+        why = SATURATED if refused.refusal.capacity else OUT if endpoints else EMPTY
+        return self.overflow.divert(waiting.wish, waiting.request, why, now)
 
 
 def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:

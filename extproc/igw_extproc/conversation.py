@@ -17,6 +17,7 @@ from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
 from igw_extproc.flight import Flight
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
+from igw_extproc.overflow import Diverted
 from igw_extproc.scheduling.split import PairLease
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
@@ -131,6 +132,10 @@ class Process(Conversation):
         """The proxy chooses."""
         self._answer(lambda: self._pass(unseen))
 
+    def diverted(self, diverted: Diverted) -> None:
+        """A standby takes it."""
+        self._answer(lambda: self._divert(diverted))
+
     def refused(self, error: RoutingError) -> None:
         """The client is told why not."""
         self._answer(lambda: self._refuse(error))
@@ -156,6 +161,9 @@ class Process(Conversation):
         if isinstance(placed, Place):
             self._waits = placed
             return
+        if isinstance(placed, Diverted):
+            self._divert(placed)
+            return
         self._fly(placed)
         picker.telemetry.placement.observe(picker.clock() - started)
 
@@ -168,6 +176,15 @@ class Process(Conversation):
         told.prefix_tokens[flight.pool] += flight.decision.cached_tokens
         for stuck in placed.sticks:
             told.sticky[(flight.pool, *stuck)] += 1
+
+    def _divert(self, diverted: Diverted) -> None:
+        self._flight = diverted.flight
+        self._send(self._exchange.place(diverted.placement))
+        told = self._picker.telemetry
+        told.requests[(diverted.pool, diverted.model, Outcome.DIVERTED.value)] += 1
+        if diverted.flight is not None:
+            told.placed[diverted.flight.first_choice.endpoint.address] += 1
+        log.info("diverted pool=%s standby=%s reason=%s", diverted.pool, diverted.standby, diverted.reason)
 
     def _pass(self, pool: Unseen) -> None:
         self._send(self._exchange.place(pool.placement))

@@ -30,6 +30,7 @@ from igw_api.objects import (
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_api.split import Split
+from igw_api.standby import Standby
 from igw_extproc.domain import Endpoint
 from igw_extproc.errors import NoEndpoints, UnknownModel
 from igw_extproc.scheduling.policies import POLICIES, SPLITS
@@ -63,6 +64,7 @@ class PoolView:
     queue: Queue | None = None  # None: requests do not wait with us
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request, placed by `policy`
+    standbys: tuple[Standby, ...] = ()  # who takes what it cannot, in this order
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
     name: str = field(init=False)  # "namespace/name", which is also the name of the pool's route
 
@@ -258,6 +260,7 @@ class Datastore:
             queue=_queue(policy),
             shadow=self._shadow(policy),
             split=_split(policy),
+            standbys=policy.standbys if policy is not None else (),
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from igw_api.split import PrefillFailure
+from igw_api.standby import Standby
 from igw_extproc import openai
 from igw_extproc.allowance import able, named, shed, why_none
 from igw_extproc.answers import Answers
@@ -170,6 +171,10 @@ class Director:
             shed(allowed)
         pool = view.name if route.announce else None
         return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
+
+    def chains(self) -> dict[str, tuple[Standby, ...]]:
+        """The standbys of pools that have some, by the pool's name."""
+        return {name: one.view.standbys for name, one in self._serving.items() if one.view.standbys}
 
     def fulfil(self, wish: Wish, now: float) -> Placed:
         """Pick among those allowed and reserve the request's share there. Raises RoutingError and Unseen."""

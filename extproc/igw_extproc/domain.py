@@ -62,6 +62,7 @@ class Outcome(StrEnum):
     """How a request left the picker: low cardinality, a metric label."""
 
     PLACED = "placed"
+    DIVERTED = "diverted"  # to a standby
     PASSED = "passed"  # without a placement: not ours, or nobody knows the pool's endpoints yet
     REJECTED_BAD_REQUEST = "rejected-bad-request"
     REJECTED_UNKNOWN_MODEL = "rejected-unknown-model"

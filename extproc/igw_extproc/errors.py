@@ -29,6 +29,12 @@ class RoutingError(Exception):
     retry_after: int | None = None
     """Whole seconds after which to try again, where that is known."""
 
+    def but(self, why: str) -> "RoutingError":
+        """The same, with more to say."""
+        if why:
+            self.args = (f"{self} {why}",)
+        return self
+
     def body(self) -> bytes:
         """The error in the shape that OpenAI clients parse: `{"error": {message, type, param, code}}`."""
         return orjson.dumps({"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}})

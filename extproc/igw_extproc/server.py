@@ -27,6 +27,7 @@ from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers, LedgerStatistics
 from igw_extproc.scheduling.prefix import PrefixIndex
+from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
@@ -188,6 +189,9 @@ class _Snapshots:
 
     def queues(self) -> Mapping[str, QueueStatistics]:
         return self._parts.admission.statistics(self._parts.clock())
+
+    def standbys(self) -> list[StandbyStatistics]:
+        return self._parts.admission.overflow.statistics(self._parts.clock())
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self._parts.director.splits()

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
+from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.scheduling.shadow import ShadowStatistics, Side
 from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import ScraperStatistics
@@ -121,6 +122,7 @@ class Sources(Protocol):
     def queues(self) -> Mapping[str, QueueStatistics]: ...
     def shadows(self) -> Mapping[str, ShadowStatistics]: ...
     def splits(self) -> Mapping[str, SplitStatistics]: ...
+    def standbys(self) -> Iterable[StandbyStatistics]: ...
 
 
 class PickerCollector(Collector):
@@ -134,6 +136,7 @@ class PickerCollector(Collector):
         """All families, in the order of `docs/metrics.md`."""
         yield from self._request_families()
         yield from self._queue_families()
+        yield from self._standby_families()
         yield from self._split_families()
         yield from self._shadow_families()
         yield from self._latency_families()
@@ -185,6 +188,26 @@ class PickerCollector(Collector):
         yield waiting
         yield ends
         yield _histograms("igw_picker_wait_seconds", "What placed requests had waited.", self._telemetry.wait)
+
+    def _standby_families(self) -> Iterable[Metric]:
+        taken = CounterMetricFamily(
+            "igw_picker_standby", "Requests that a standby took.", labels=("pool", "standby", "reason")
+        )
+        declined = CounterMetricFamily(
+            "igw_picker_standby_declined", "Requests that a standby did not take.", labels=("pool", "standby")
+        )
+        left = GaugeMetricFamily(
+            "igw_picker_standby_budget_left", "Requests that it may be sent at once.", labels=("pool", "standby")
+        )
+        for row in self._sources.standbys():
+            for reason, count in row.taken.items():
+                taken.add_metric((row.pool, row.standby, reason), count)
+            declined.add_metric((row.pool, row.standby), row.declined)
+            if row.left is not None:
+                left.add_metric((row.pool, row.standby), row.left)
+        yield taken
+        yield declined
+        yield left
 
     def _split_families(self) -> Iterable[Metric]:
         splits = self._sources.splits()

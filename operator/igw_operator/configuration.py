@@ -4,6 +4,7 @@ Used by `standalone`. It decides and writes; it starts nothing and prints nothin
 the files stay as they were or get all of the update that is right.
 """
 
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ from igw_api.objects import AnyObject, AttachTo, Key
 from igw_api.objectset import ObjectSet, dump
 from igw_operator import envoy, state
 from igw_operator.plan.build import build_plan
-from igw_operator.plan.model import Condition, GatewayPlan
+from igw_operator.plan.model import Condition, GatewayPlan, ProviderCluster
+from igw_operator.plan.standbys import only_led_to
 from igw_operator.ports import Bind, Binds, Places
 from igw_operator.render.bootstrap import BOOTSTRAP_FILE, bootstrap, everything, resource_files
 from igw_operator.render.files import Address, Surroundings
+from igw_operator.render.providers import credential_files
 from igw_operator.render.routes import leads
 from igw_operator.settings import UpSettings
 from igw_operator.sources import Manifests
@@ -123,6 +126,8 @@ class Configuration:
     async def check(self, intent: Intent) -> None:
         """Ask Envoy about it. Raises ConfigRefused."""
         path = self.directory / CHECK_FILE
+        # Envoy takes no file for granted that is not there.
+        state.replace_all(self.directory, credential_files(intent.plan, intent.objects.secrets), private=True)
         state.replace(path, everything(intent.plan, self._surroundings(intent)).encode())
         await envoy.validate(self.binary, path)
 
@@ -132,8 +137,12 @@ class Configuration:
         names = {cluster.name for cluster in intent.plan.clusters}
         leaving = tuple(cluster for cluster in before if cluster.name not in names)
         around = self._surroundings(intent)
-        changed = state.replace(self.directory / OBJECTS_FILE, dump(replace(intent.objects, leads=leads(intent.plan))))
-        plan = replace(intent.plan, clusters=(*intent.plan.clusters, *leaving))
+        policies = only_led_to(intent.objects, intent.plan.standbys)
+        told = replace(intent.objects, leads=leads(intent.plan), policies=policies)
+        changed = state.replace(self.directory / OBJECTS_FILE, dump(told))
+        plan = replace(
+            intent.plan, clusters=(*intent.plan.clusters, *leaving), providers=_with_former(self.intent, intent)
+        )
         state.replace(self.directory / BOOTSTRAP_FILE, bootstrap(around).encode())
         changed = bool(state.replace_all(self.directory, resource_files(plan, around))) or changed
         self.intent, self.binds.given = intent, dict(intent.binds)
@@ -144,7 +153,8 @@ class Configuration:
         if self.intent is not None:
             files = resource_files(self.intent.plan, self._surroundings(self.intent))
             state.replace_all(self.directory, files)
-            state.remove_others(self.directory, files)
+            keys = credential_files(self.intent.plan, self.intent.objects.secrets)
+            state.remove_others(self.directory, (*files, *keys))
 
     def _surroundings(self, intent: Intent) -> Surroundings:
         return Surroundings(
@@ -153,7 +163,21 @@ class Configuration:
             picker=self.places.picker,
             binds=intent.binds,
             access_log=self.settings.access_log,
+            authorities=authorities(),
         )
+
+
+def _with_former(before: Intent | None, now: Intent) -> tuple[ProviderCluster, ...]:
+    """The providers, with those that routes of Envoy's may still lead to."""
+    names = {one.name for one in now.plan.providers}
+    former = before.plan.providers if before is not None else ()
+    return (*now.plan.providers, *(one for one in former if one.name not in names))
+
+
+def authorities() -> str:
+    """The file with the certificates that this machine trusts."""
+    known = ssl.get_default_verify_paths()
+    return known.cafile or known.openssl_cafile
 
 
 def _is_mistake(condition: Condition) -> bool:

@@ -37,22 +37,29 @@ def prepare(directory: Path) -> IO[str]:
     return lock
 
 
-def replace(path: Path, content: bytes) -> bool:
-    """Put `content` at `path` by one rename. False: it was there already. Raises OSError."""
+def replace(path: Path, content: bytes, *, private: bool = False) -> bool:
+    """Put `content` at `path` by one rename. False: it was there already. Raises OSError.
+
+    `private`: nobody else may read it, not even where the directory is opened to others.
+    """
     try:
         if path.read_bytes() == content:
             return False
     except FileNotFoundError:
         pass
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666), "wb") as file:
+        file.write(content)
     os.replace(fresh, path)
     return True
 
 
-def replace_all(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
+def replace_all(directory: Path, files: Mapping[str, str], *, private: bool = False) -> tuple[str, ...]:
     """Put all files, in their order. Returns the names of those that changed. Raises OSError."""
-    return tuple(name for name, content in files.items() if replace(directory / name, content.encode()))
+    return tuple(
+        name for name, content in files.items() if replace(directory / name, content.encode(), private=private)
+    )
 
 
 def remove_others(directory: Path, keep: Iterable[str]) -> None:

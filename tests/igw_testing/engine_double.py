@@ -28,11 +28,17 @@ class EngineDouble:
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+    runner: web.AppRunner | None = None
 
     @property
     def address(self) -> str:
         """`ip:port`."""
         return f"127.0.0.1:{self.port}"
+
+    async def close(self) -> None:
+        """It dies: nobody listens there any more."""
+        assert self.runner is not None, "it runs"
+        await self.runner.cleanup()
 
     async def echo(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("upgrade", "").lower() == "websocket":
@@ -84,6 +90,7 @@ async def running_engine(name: str = "one", port: int = 0, host: str = "127.0.0.
         site = web.TCPSite(runner, host, port, reuse_address=True)
         await site.start()
         engine.port = runner.addresses[0][1]
+        engine.runner = runner
         yield engine
     finally:
         await runner.cleanup()

@@ -41,6 +41,7 @@ from igw_operator.plan.model import (
 )
 from igw_operator.plan.routing import Attached, hosts
 from igw_operator.plan.sharing import share
+from igw_operator.plan.standbys import Standbys, find_standbys
 
 Place = tuple[Key, str]  # a Gateway and one of its listeners, by name
 
@@ -53,6 +54,7 @@ class _Draft:
     gateways: Mapping[Key, Gateway]
     first_byte: bool
     occupied: Mapping[Place, str]
+    standbys: Standbys
     attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
     clusters: dict[str, Cluster] = field(default_factory=dict)
     conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
@@ -79,6 +81,15 @@ class _Draft:
         self.led_to.add(backend)
         return cluster
 
+    def placement(self, pool: Pool, site: Site | None = None) -> Placement:
+        """How requests of `pool` are placed, or of all pools of `site`; whatever they may overflow to is led to."""
+        pools = site.pools if site is not None else (pool.key,)
+        overflows = {one.key: one for key in pools for one in self.standbys.by_pool.get(key, ())}
+        for one in overflows.values():
+            if one.pool is not None:
+                self.use(self.catalog.pool_cluster(self.catalog.pools[one.pool]), one.pool)
+        return Placement(pool.key, pool.failure_mode, self.first_byte, site, tuple(overflows.values()))
+
 
 def build_plan(
     objects: ObjectSet,
@@ -86,11 +97,12 @@ def build_plan(
     first_byte: bool = True,
     controller: str | None = None,
     occupied: Mapping[Place, str] = MappingProxyType({}),
+    sees_secrets: bool = True,
 ) -> tuple[GatewayPlan, tuple[Condition, ...]]:
     """The plan and the conditions. Nothing here raises: what cannot be honoured is a condition.
 
     `controller`: only Gateways whose class names it; None: all, whatever their class. `occupied`: listeners that no
-    pool may have, and what holds them.
+    pool may have, and what holds them. `sees_secrets`: whether `objects` has all Secrets.
     """
     draft = _Draft(
         catalog=Catalog(
@@ -99,6 +111,7 @@ def build_plan(
         gateways=_gateways(objects, controller),
         first_byte=first_byte,
         occupied=occupied,
+        standbys=find_standbys(objects, sees_secrets=sees_secrets),
     )
     pools = sorted(objects.pools.values(), key=age)
     _attach_pools(draft, pools, objects)
@@ -107,8 +120,15 @@ def build_plan(
     _check_pools(draft, pools)
     clusters = tuple(draft.clusters[name] for name in sorted(draft.clusters))
     sites = tuple(sorted(draft.sites, key=lambda site: (site.gateway, site.listener)))
-    plan = GatewayPlan(listeners=tuple(_listeners(draft)), clusters=clusters, sites=sites)
-    conditions = [*draft.conditions, *attachment_conditions(objects, draft.losers)]
+    standbys = draft.standbys
+    plan = GatewayPlan(
+        listeners=tuple(_listeners(draft)),
+        clusters=clusters,
+        sites=sites,
+        providers=tuple(standbys.providers[name] for name in sorted(standbys.providers)),
+        standbys=standbys.keys,
+    )
+    conditions = [*draft.conditions, *standbys.conditions, *attachment_conditions(objects, draft.losers)]
     return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
@@ -171,7 +191,7 @@ def _pool_route(draft: _Draft, pool: Pool, site: Site) -> PlannedRoute:
     cluster = draft.use(draft.catalog.pool_cluster(pool), pool.key)
     is_default = site.pools[0] == pool.key
     shared = site if site.shared and is_default else None
-    placement = Placement(pool.key, pool.failure_mode, draft.first_byte, shared)
+    placement = draft.placement(pool, shared)
     return PlannedRoute(
         owner=pool.key,
         match=RouteMatch(),
@@ -235,7 +255,7 @@ def _destinations(draft: _Draft, owner: Route, rule: RouteRule) -> Iterator[Dest
 def _placement(draft: _Draft, ref: BackendRef) -> Placement | None:
     if ref.kind is not BackendKind.POOL:
         return None
-    return Placement(ref.key, draft.catalog.pools[ref.key].failure_mode, draft.first_byte)
+    return draft.placement(draft.catalog.pools[ref.key])
 
 
 def _check_pools(draft: _Draft, pools: Iterable[Pool]) -> None:

@@ -7,6 +7,7 @@ here, so that every renderer spells the same ones.
 from dataclasses import dataclass, field
 
 from igw_api.objects import LONGEST_WAIT, FailureMode, Key, RouteMatch
+from igw_api.standby import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,34 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderCluster:
+    """A service beyond this gateway, under a name of our own. `authorities`: certificates; None: the system's."""
+
+    name: str
+    provider: Provider
+    credential: Key | None  # the Secret with its Authorization header
+    authorities: str | None = None
+    connect_timeout: float = 5.0  # by way of the internet, with TLS
+    idle: float = 30.0
+    max_requests: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """Where the picker may lead a request that its pool cannot take, by naming `key`: a pool or a provider."""
+
+    key: str
+    name: str
+    pool: Key | None = None
+    provider: ProviderCluster | None = None
+
+    @property
+    def cluster(self) -> str:
+        """The name of its cluster."""
+        return self.key if self.provider is not None else f"pool/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """The picker is asked where each request of `pool` goes.
 
@@ -103,6 +132,12 @@ class Placement:
     failure_mode: FailureMode
     first_byte: bool  # it also sees the first response chunk, for the exact time to the first token
     site: Site | None = None
+    overflows: tuple[Overflow, ...] = ()  # of all pools that a request on this route may be for
+
+    @property
+    def reroutes(self) -> bool:
+        """Whether the answer may lead to another route."""
+        return self.site is not None or bool(self.overflows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +226,8 @@ class GatewayPlan:
     listeners: tuple[PlannedListener, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     sites: tuple[Site, ...] = ()
+    providers: tuple[ProviderCluster, ...] = ()
+    standbys: frozenset[str] = frozenset()  # the keys that pickers may name
     picker: PickerRules = field(default_factory=PickerRules)
     keepalive: Keepalive = field(default_factory=Keepalive)
     # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.

@@ -31,6 +31,7 @@ from igw_operator.render.filters import (
     placement_filter,
 )
 from igw_operator.render.local_replies import local_replies
+from igw_operator.render.providers import provider_cluster
 from igw_operator.render.routes import rds_file, route_table, table_name
 
 BOOTSTRAP_FILE = "bootstrap.json"
@@ -63,6 +64,7 @@ def everything(plan: GatewayPlan, around: Surroundings) -> str:
                 clusters=[
                     picker_cluster(plan.picker, around.picker),
                     *(static_cluster(planned, around) for planned in plan.clusters),
+                    *(provider_cluster(planned, around) for planned in plan.providers),
                 ],
                 listeners=[_listener(one, plan, around, inline=True) for one in plan.listeners],
             ),
@@ -74,7 +76,9 @@ def resource_files(plan: GatewayPlan, around: Surroundings) -> Mapping[str, str]
     """Every watched file, by name, in the order to write them: what is referred to comes first."""
     files = {eds_file(planned.name): resources(endpoints(planned)) for planned in plan.clusters}
     files[CDS_FILE] = resources(
-        picker_cluster(plan.picker, around.picker), *(cluster(planned, around) for planned in plan.clusters)
+        picker_cluster(plan.picker, around.picker),
+        *(cluster(planned, around) for planned in plan.clusters),
+        *(provider_cluster(planned, around) for planned in plan.providers),
     )
     files |= {rds_file(listener): resources(route_table(listener, plan)) for listener in plan.listeners}
     files[LDS_FILE] = resources(*(_listener(listener, plan, around) for listener in plan.listeners))

@@ -47,7 +47,7 @@ def cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
             healthy_panic_threshold=type_v3.Percent(value=planned.resilience.panic_percent)
         ),
         outlier_detection=_outliers(planned.resilience.passive_health),
-        circuit_breakers=_limits(planned.resilience.max_requests),
+        circuit_breakers=limits(planned.resilience.max_requests),
         typed_extension_protocol_options=_protocol(
             core_v3.Http2ProtocolOptions() if planned.http2 else None, planned.resilience.upstream_idle
         ),
@@ -65,7 +65,7 @@ def static_cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster
 
 def endpoints(planned: Cluster) -> endpoint_v3.ClusterLoadAssignment:
     """The endpoints of one cluster."""
-    return _assignment(planned.name, [_parse(address) for address in planned.endpoints])
+    return assignment(planned.name, [_parse(address) for address in planned.endpoints])
 
 
 def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
@@ -74,9 +74,9 @@ def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
         name=PICKER_CLUSTER,
         type=cluster_v3.ClusterDiscoveryType.STATIC,
         connect_timeout=seconds(rules.connect_timeout),
-        load_assignment=_assignment(PICKER_CLUSTER, [address]),
+        load_assignment=assignment(PICKER_CLUSTER, [address]),
         typed_extension_protocol_options=_protocol(core_v3.Http2ProtocolOptions(connection_keepalive=_pings(rules))),
-        circuit_breakers=_limits(rules.max_streams),
+        circuit_breakers=limits(rules.max_streams),
         # Below 0 % there is no panic: an unhealthy picker is not asked at all.
         common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
         health_checks=[_picker_check(rules)],
@@ -152,7 +152,8 @@ def _outliers(rules: PassiveHealth) -> cluster_v3.OutlierDetection:
     )
 
 
-def _limits(most: int) -> cluster_v3.CircuitBreakers:
+def limits(most: int) -> cluster_v3.CircuitBreakers:
+    """At most so many at once, of everything."""
     return cluster_v3.CircuitBreakers(
         thresholds=[
             cluster_v3.CircuitBreakersThresholds(
@@ -189,7 +190,8 @@ def tcp_keepalive(rules: Keepalive = DEFAULT_KEEPALIVE) -> core_v3.TcpKeepalive:
     )
 
 
-def _assignment(name: str, addresses: list[Address]) -> endpoint_v3.ClusterLoadAssignment:
+def assignment(name: str, addresses: list[Address]) -> endpoint_v3.ClusterLoadAssignment:
+    """Endpoints that are all alike."""
     hosts = [
         endpoint_v3.LbEndpoint(endpoint=endpoint_v3.Endpoint(address=socket_address(address))) for address in addresses
     ]

@@ -41,6 +41,7 @@ class Surroundings:
     picker: Address
     binds: Mapping[tuple[Key, int], Address]
     access_log: str | None = None
+    authorities: str = ""  # the file with the certificates that this machine trusts
 
 
 def seconds(value: float | None) -> timedelta | None:

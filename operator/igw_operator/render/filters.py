@@ -97,7 +97,7 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
 def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     """The filters as the pool wants them."""
     config = {PLACEMENT_FILTER: _enabled(), HOLD_FILTER: _held(rules)}
-    if placement.site:
+    if placement.reroutes:
         # Envoy routes anew only for an answer that changes headers; and partly buffered, the body would be on its way
         # to the router by then.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED)

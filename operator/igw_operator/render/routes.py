@@ -15,11 +15,12 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
-from igw_api.objects import Key, Lead, PathKind, RouteMatch, ValueMatch
+from igw_api.objects import Lead, PathKind, RouteMatch, ValueMatch
 from igw_operator.plan.model import (
     Cluster,
     Destination,
     GatewayPlan,
+    Placement,
     PlannedListener,
     PlannedRoute,
     Refusal,
@@ -30,6 +31,7 @@ from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import placed, placed_by_headers
 from igw_operator.render.local_replies import error_format
+from igw_operator.render.providers import provider_action, served_by
 
 MILLION = 1_000_000
 # To get, cancel or delete a response of OpenAI's responses API.
@@ -101,7 +103,7 @@ def _share(
     plan: GatewayPlan,
     clusters: Mapping[str, Cluster],
 ) -> Iterator[route_v3.Route]:
-    chosen = (_chosen(route.chosen),) if route.chosen else ()
+    chosen = (_chosen(str(route.chosen)),) if route.chosen else ()
     match = _match(route.match, bound, metadata=chosen)
     if isinstance(destination.to, Refusal):
         yield _refusal(route, match, destination.to)
@@ -113,6 +115,7 @@ def _share(
         yield route_v3.Route(name=name, match=match, route=action)
         return
     name = lead_name(placement.site) if placement.site else str(placement.pool)
+    yield from _overflows(route, placement, bound, plan, clusters)
     # An upgrade has no body to wait for, and what is about a kept response belongs to the engine that its path names:
     # the picker gets the headers of such a request.
     for header in (_upgrade(), _kept_response()):
@@ -124,8 +127,25 @@ def _share(
         route=action,
         typed_per_filter_config=placed(placement, plan.picker),
         # Where the picker must have the whole body, the host's limit would refuse what is allowed elsewhere.
-        request_body_buffer_limit=plan.picker.max_body_bytes if placement.site else None,
+        request_body_buffer_limit=plan.picker.max_body_bytes if placement.reroutes else None,
     )
+
+
+def _overflows(
+    route: PlannedRoute, placement: Placement, bound: int | None, plan: GatewayPlan, clusters: Mapping[str, Cluster]
+) -> Iterator[route_v3.Route]:
+    """Where a request goes that its pool could not take. Pools that share the listener have routes of their own."""
+    known = placement.site.pools if placement.site else ()
+    for one in placement.overflows:
+        if one.pool in known:
+            continue
+        match = _match(route.match, bound, metadata=(_chosen(one.key),))
+        if one.provider is None:
+            action = _action(route, clusters[one.cluster], plan)
+            yield route_v3.Route(name=one.key, match=match, route=action, response_headers_to_add=served_by(one.name))
+            continue
+        action = provider_action(one.provider, plan.idle_timeout)
+        yield route_v3.Route(name=one.key, match=match, route=action, response_headers_to_add=served_by(one.name))
 
 
 def _action(route: PlannedRoute, cluster: Cluster, plan: GatewayPlan) -> route_v3.RouteAction:
@@ -214,12 +234,12 @@ def _kept_response() -> route_v3.HeaderMatcher:
     return route_v3.HeaderMatcher(name=":path", string_match=path)
 
 
-def _chosen(pool: Key) -> matcher_v3.MetadataMatcher:
+def _chosen(key: str) -> matcher_v3.MetadataMatcher:
     """What the picker said. No header: in its one answer they come too late."""
     return matcher_v3.MetadataMatcher(
         filter=wire.LB_NAMESPACE,
         path=[matcher_v3.MetadataMatcherPathSegment(key=wire.POOL_HEADER)],
-        value=matcher_v3.ValueMatcher(string_match=matcher_v3.StringMatcher(exact=str(pool))),
+        value=matcher_v3.ValueMatcher(string_match=matcher_v3.StringMatcher(exact=key)),
     )
 
 

@@ -20,6 +20,7 @@ from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
+from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
@@ -52,6 +53,9 @@ class Parts:
 
     def queues(self) -> Mapping[str, QueueStatistics]:
         return {"default/llm": self.queue.statistics(0.0)}
+
+    def standbys(self) -> Sequence[StandbyStatistics]:
+        return [StandbyStatistics("default/llm", "cloud", {"saturated": 2, "empty": 0, "out": 0}, 1, 58)]
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self.picking.director.splits()
