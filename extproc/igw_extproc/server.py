@@ -26,8 +26,8 @@ from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers, LedgerStatistics
-from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.overflow import StandbyStatistics
+from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics

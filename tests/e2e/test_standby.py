@@ -1,4 +1,4 @@
-"""A pool's standbys, seen by clients through Envoy: who takes what the pool cannot, and what a provider is never told."""
+"""A pool's standbys, seen by clients through Envoy: who takes what it cannot, and what a provider is never told."""
 
 import json
 from pathlib import Path
@@ -112,9 +112,13 @@ async def _is_nowhere(gateway: Gateway, key: str) -> None:
     assert holding[0].stat().st_mode & 0o077 == 0
     assert key not in await page(gateway.session, f"{gateway.up.admin}/config_dump?include_eds")
     assert key not in "".join(gateway.up.lines + gateway.up.problems)
-    for pid in gateway.up.children().values():
-        for name in ("cmdline", "environ"):
-            assert key.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+    assert not any(key.encode() in told for told in _of_processes(gateway))
+
+
+def _of_processes(gateway: Gateway) -> list[bytes]:
+    """What anybody on the machine could read of Envoy and the picker."""
+    folders = [Path(f"/proc/{pid}") for pid in gateway.up.children().values()]
+    return [(folder / name).read_bytes() for folder in folders for name in ("cmdline", "environ")]
 
 
 async def test_a_full_pools_requests_go_to_the_provider_after_their_wait_and_so_do_those_of_a_dead_one(

@@ -22,6 +22,7 @@ from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.bootstrap import everything, resource_files
 from igw_operator.render.envoy_gateway.values import Rendered
+from igw_operator.render.providers import credential_files
 from igw_operator.render.status.patches import statuses
 from igw_testing.plans import rendered, surroundings
 from igw_testing.status_facts import NOW, declared_of, facts_of
@@ -160,7 +161,9 @@ def read(case: Path) -> Planned:
 @CASE
 async def test_envoy_accepts_a_case(case: Path, tmp_path: Path) -> None:
     """What is written down is not only stable but right."""
-    plan = read(case).plan
+    found = read(case)
     path = tmp_path / "check.json"
-    path.write_text(everything(plan, surroundings(plan)))
+    path.write_text(everything(found.plan, surroundings(found.plan, str(tmp_path))))
+    for name, text in credential_files(found.plan, found.objects.secrets).items():
+        (tmp_path / name).write_text(text)
     await validate(find_binary(), path)

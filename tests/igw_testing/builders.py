@@ -24,6 +24,7 @@ from igw_api.objects import (
 )
 from igw_api.objectset import ObjectSet
 from igw_api.split import Split
+from igw_api.standby import Standby
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
@@ -98,9 +99,11 @@ def policy(
     queue: Queue | None = None,
     shadow: Shadow | None = None,
     split: Split | None = None,
+    standbys: tuple[Standby, ...] = (),
 ) -> Policy:
     """How those pools place requests."""
-    return Policy(key(name), tuple(key(one) for one in pools or ("llm",)), scheduling, created, queue, shadow, split)
+    targets = tuple(key(one) for one in pools or ("llm",))
+    return Policy(key(name), targets, scheduling, created, queue, shadow, split, standbys)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

@@ -36,7 +36,12 @@ def test_each_refusal_has_its_status_and_the_shape_that_openai_clients_read(
 
 
 def test_every_outcome_in_which_a_client_is_refused_has_an_error() -> None:
-    assert {row[-1] for row in TABLE} == set(Outcome) - {Outcome.PLACED, Outcome.DIVERTED, Outcome.PASSED, Outcome.FAILED}
+    assert {row[-1] for row in TABLE} == set(Outcome) - {
+        Outcome.PLACED,
+        Outcome.DIVERTED,
+        Outcome.PASSED,
+        Outcome.FAILED,
+    }
     assert RoutingError("x").outcome is Outcome.FAILED
 
 

@@ -55,7 +55,8 @@ class Parts:
         return {"default/llm": self.queue.statistics(0.0)}
 
     def standbys(self) -> Sequence[StandbyStatistics]:
-        return [StandbyStatistics("default/llm", "cloud", {"saturated": 2, "empty": 0, "out": 0}, 1, 58)]
+        rows = [StandbyStatistics("default/llm", "cloud", {"saturated": 2, "empty": 0, "out": 0}, 1, 58)]
+        return rows if len(self.picking.ledgers) else []
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self.picking.director.splits()

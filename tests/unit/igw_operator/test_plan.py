@@ -13,6 +13,7 @@ from igw_operator.plan.attach import common_hostnames
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Destination, Placement, Refusal
 from igw_testing.gateway_texts import division
+from igw_testing.manifest_texts import manifest
 from igw_testing.plans import (
     endpoints,
     gateway,
@@ -304,3 +305,24 @@ def test_endpoints_that_only_compute_prompts_are_nothing_that_the_proxy_may_choo
         "pool/default/llm": chosen,
         "service/default/llm/9": chosen,
     }
+
+
+def test_a_pool_may_be_led_to_its_standbys_and_what_is_missing_of_them_is_said() -> None:
+    """The rest of the chain serves."""
+    chain = [
+        {"name": "near", "pool": {"name": "other"}},
+        {"name": "cloud", "provider": {"url": "https://api.example.com/v1", "credentialSecret": "key"}},
+        {"name": "plain", "provider": {"url": "http://10.9.9.9/v1"}},
+    ]
+    spec = {"targetRefs": [{"name": "llm"}], "standby": chain}
+    policy = manifest("InferencePoolPolicy", "inferencegateway.io/v1alpha1", spec)
+    texts = (gateway(81), pool(port=81), endpoints("10.0.0.1"), policy)
+    plan, conditions = planned(*texts)
+    (destination,) = routes(plan, 81)[0].destinations
+    assert destination.placement is not None
+    assert [one.key for one in destination.placement.overflows] == ["standby/default/x/plain"]
+    told = [one.message for one in conditions if one.type == "ResolvedRefs"]
+    assert told == [
+        "standby near is not in use: no InferencePool default/other",
+        "standby cloud is not in use: no Secret default/key",
+    ]

@@ -4,6 +4,7 @@ Called by the reconciler, which compares them with what exists. Equal inputs giv
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from igw_api.objects import AnyObject
 from igw_api.objectset import ObjectSet
@@ -55,7 +56,8 @@ def served(site: Site, objects: ObjectSet, names: Names) -> ObjectSet:
         *(one for one in objects.models.values() if one.pool in pools),
         *(one for one in objects.objectives.values() if one.pool in pools),
         *(one for one in objects.rewrites.values() if one.pool in pools),
-        *(one for one in objects.policies.values() if any(pool in pools for pool in one.pools)),
+        # No route of Envoy Gateway's leads to a standby.
+        *(replace(one, standbys=()) for one in objects.policies.values() if any(pool in pools for pool in one.pools)),
     ]
     route, where = lead(site, objects.pools[site.pools[0]], names)
     return ObjectSet.of(kept, {route: where})
