@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 from igw_testing.chat_load import SHORT_PROMPT, chat_body
-from igw_testing.engine_double import running_engine
+from igw_testing.engine_double import FULL, IDLE, running_engine
 from igw_testing.gateway_process import MODEL, Gateway, running_gateway
 from igw_testing.provider_double import KEY, ProviderDouble, running_provider, secret
 from igw_testing.standalone import endpoint_list, until
@@ -131,9 +131,9 @@ async def test_a_full_pools_requests_go_to_the_provider_after_their_wait_and_so_
             stream = gateway.chat.replace("/v1/chat/completions", "/stream")
             async with gateway.session.post(stream, json=chat_body(SHORT_PROMPT)) as resident:
                 assert resident.status == 200
-                engine.full = True
+                engine.numbers = FULL
                 await answers(gateway, "cloud")
-                engine.full = False
+                engine.numbers = IDLE
                 await answers(gateway, None)
                 engine.chunks.put_nowait(b"")
             got = len(provider.got)

@@ -52,7 +52,13 @@ def routes(found: Planned) -> dict[str, Any]:
             for name, table in tables.items()
         },
         "endpoints": {cluster.name: list(cluster.endpoints) for cluster in plan.clusters},
+        **({"providers": _providers(files)} if plan.providers else {}),
     }
+
+
+def _providers(files: Mapping[str, Any]) -> list[Any]:
+    """The clusters beyond this gateway, in full: what is taken off their requests, and put on."""
+    return [one for one in files["cds.json"]["resources"] if one["name"].startswith("standby/")]
 
 
 def _brief(route: dict[str, Any]) -> dict[str, Any]:
