@@ -88,6 +88,16 @@ ENGINE_LABELS: Final = ("inferencegateway.io/engine", "llm-d.ai/engine-type", "i
 ROLE_LABELS: Final = ("inferencegateway.io/role", "llm-d.ai/role")
 METRICS_PATH_LABEL: Final = "inferencegateway.io/metrics-path"
 METRICS_PORT_LABEL: Final = "inferencegateway.io/metrics-port"
+# Where an exporter tells of its GPUs: a port, of its own address or, with `node`, of its node's; and which GPUs of that
+# page are its own, by their numbers: "0_1".
+GPU_METRICS_PORT_LABEL: Final = "inferencegateway.io/gpu-metrics-port"
+GPU_METRICS_HOST_LABEL: Final = "inferencegateway.io/gpu-metrics-host"
+GPU_METRICS_NODE: Final = "node"
+GPUS_LABEL: Final = "inferencegateway.io/gpus"
+# What the picker adds to a Pod's labels: the name and an address of its node, and "namespace/name" of the Pod itself.
+HOSTNAME_LABEL: Final = "kubernetes.io/hostname"
+NODE_ADDRESS_LABEL: Final = "inferencegateway.io/node-address"
+POD_LABEL: Final = "inferencegateway.io/pod"
 
 # Labels on what the operator creates: that it is the operator's, and for which gateway, listener and pool.
 FIELD_MANAGER: Final = "inference-gateway"

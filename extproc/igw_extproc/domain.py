@@ -55,6 +55,7 @@ class EngineLoad:
     max_adapters: int | None = None
     running_adapters: frozenset[str] = frozenset()
     waiting_adapters: frozenset[str] = frozenset()
+    gpu: float | None = None  # 0..1, the share of the time in which its GPUs compute, of the last moments
     started_at: float | None = None  # the process's start, seconds since the epoch
 
 

@@ -1,49 +1,31 @@
 """What each engine calls its load: the text of a /metrics page becomes an `EngineLoad`. Pure.
 
 One row of `ENGINES` per exporter holds the names; one function reads any row. It must not do I/O, keep state or raise
-on what an engine sent: lines that cannot be read are skipped. The scraper calls it, hundreds of times a second, so it
-looks for the few wanted series by `bytes.find` and never parses the page as a whole.
+on what an engine sent: lines that cannot be read are skipped (`exposition`). The scraper calls it, hundreds of times a
+second.
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, TypedDict
 
 from igw_api import wire
+from igw_extproc import gpus
 from igw_extproc.domain import EngineKind, EngineLoad
-
-
-class Sample(NamedTuple):
-    """One line of a page."""
-
-    labels: Mapping[str, str]
-    value: float
-
-
-class Series(NamedTuple):
-    """Where a number stands: a metric, the labels it must have ("" also matches a label that is absent).
-
-    With `label`, the number is that label's value instead of the sample's: how engines publish constants.
-    """
-
-    name: bytes
-    where: tuple[tuple[str, str], ...] = ()
-    label: str | None = None
-
+from igw_extproc.exposition import Series, numbers, samples, values
 
 Product = tuple[Series, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of one exporter. Its engine is recognised by the presence of `running` or `waiting`."""
+    """The names of one exporter. Its engine is recognised by the first of `running` or of `waiting`."""
 
     kind: EngineKind
-    running: Series
-    waiting: tuple[Series, ...]  # added up
+    running: tuple[Series, ...]  # added up, as are the next
+    waiting: tuple[Series, ...]
+    arriving: tuple[Series, ...] = ()  # counted as waiting, but have their room, and their KV is on its way to it
     usage: tuple[Series, ...] = ()  # the first that is present, 0..1
     capacity: tuple[Product, ...] = ()  # tokens: the first whose factors are all present
     used: Product = ()  # tokens in use: gives usage or capacity where only the other is published
@@ -54,6 +36,7 @@ class Names:
     cache_hit_rate: Series | None = None
     uncached: tuple[bytes, bytes] | None = None  # a metric, and the label on it that says that no prefix is cached
     adapters: Series | None = None
+    gpu: tuple[gpus.Share, ...] = ()  # the first that is present
     rank: str | None = None  # the label that tells apart the data parallel engines behind one port
     mirrored: bool = False  # whether a rank's series repeat for each of its shards, with the same value
 
@@ -62,8 +45,12 @@ def _vllm() -> Names:
     cache = b"vllm:cache_config_info"
     return Names(
         EngineKind.VLLM,
-        running=Series(b"vllm:num_requests_running"),
+        running=(Series(b"vllm:num_requests_running"),),
         waiting=(Series(b"vllm:num_requests_waiting"), Series(b"vllm:num_requests_swapped")),
+        arriving=tuple(
+            Series(b"vllm:num_requests_kv_fetch_by_stage", (("stage", stage),))
+            for stage in ("in_progress", "completed_waiting")
+        ),
         usage=(Series(b"vllm:kv_cache_usage_perc"), Series(b"vllm:gpu_cache_usage_perc")),
         # Blocks x block size is wrong for models with several kinds of layers; new versions state the sum.
         capacity=(
@@ -86,15 +73,26 @@ def _sglang() -> Names:
     total = (("priority", ""),)
     return Names(
         EngineKind.SGLANG,
-        running=Series(b"sglang:num_running_reqs", total),
-        waiting=(Series(b"sglang:num_queue_reqs", total),),
+        # Engines with one role have further queues: of requests whose KV is on its way, and of those for which there is
+        # no room yet, or whose other half has none.
+        running=(
+            Series(b"sglang:num_running_reqs", total),
+            Series(b"sglang:num_prefill_inflight_queue_reqs", total),
+            Series(b"sglang:num_decode_transfer_queue_reqs", total),
+        ),
+        waiting=(
+            Series(b"sglang:num_queue_reqs", total),
+            Series(b"sglang:num_prefill_bootstrap_queue_reqs", total),
+            Series(b"sglang:num_decode_prealloc_queue_reqs", total),
+        ),
         usage=(Series(b"sglang:token_usage"),),
         capacity=((Series(b"sglang:max_total_num_tokens"),),),
         prompt_tokens=Series(b"sglang:prompt_tokens_total"),
         generation_tokens=Series(b"sglang:generation_tokens_total"),
-        cache_hits=(Series(b"sglang:cached_tokens_total"),),
+        cache_hits=(Series(b"sglang:cached_tokens_total"),),  # one series for each place of the cache
         cache_queries=(Series(b"sglang:prompt_tokens_total"),),
         cache_hit_rate=Series(b"sglang:cache_hit_rate"),
+        gpu=(gpus.Share(b"sglang:fwd_occupancy", 0.01),),
         rank="dp_rank",
         mirrored=True,  # tensor, pipeline and expert ranks may each publish
     )
@@ -103,7 +101,7 @@ def _sglang() -> Names:
 def _bladellm() -> Names:
     return Names(
         EngineKind.BLADELLM,
-        running=Series(b"decode_batch_size_mean"),
+        running=(Series(b"decode_batch_size_mean"),),
         waiting=(Series(b"wait_queue_size_mean"),),
         usage=(Series(b"block_usage_gpu_mean"),),
     )
@@ -112,7 +110,7 @@ def _bladellm() -> Names:
 def _tgi() -> Names:
     return Names(
         EngineKind.TGI,
-        running=Series(b"tgi_batch_current_size"),
+        running=(Series(b"tgi_batch_current_size"),),
         waiting=(Series(b"tgi_queue_size"),),
         # TGI counts tokens only as the sums of its histograms.
         prompt_tokens=Series(b"tgi_request_input_length_sum"),
@@ -123,7 +121,7 @@ def _tgi() -> Names:
 def _llamacpp() -> Names:
     return Names(
         EngineKind.LLAMACPP,
-        running=Series(b"llamacpp:requests_processing"),
+        running=(Series(b"llamacpp:requests_processing"),),
         waiting=(Series(b"llamacpp:requests_deferred"),),
         usage=(Series(b"llamacpp:kv_cache_usage_ratio"),),  # gone from builds since 2025, as is the next
         used=(Series(b"llamacpp:kv_cache_tokens"),),
@@ -136,7 +134,7 @@ def _trtllm_serve() -> Names:
     per_block = Series(b"trtllm_kv_cache_tokens_per_block")
     return Names(
         EngineKind.TENSORRT_LLM,
-        running=Series(b"trtllm_num_requests_running"),
+        running=(Series(b"trtllm_num_requests_running"),),
         waiting=(Series(b"trtllm_num_requests_waiting"),),
         usage=(Series(b"trtllm_kv_cache_utilization"),),
         capacity=((Series(b"trtllm_kv_cache_max_blocks"), per_block),),
@@ -156,11 +154,12 @@ def _triton() -> Names:
 
     return Names(
         EngineKind.TENSORRT_LLM,
-        running=requests("scheduled"),
+        running=(requests("scheduled"),),
         waiting=(requests("waiting"),),
         usage=(blocks("fraction"),),
         capacity=((blocks("max"), blocks("tokens_per")),),
         used=(blocks("used"), blocks("tokens_per")),  # older backends publish no fraction
+        gpu=(gpus.Share(b"nv_gpu_utilization"),),
         rank="model",
     )
 
@@ -175,18 +174,9 @@ _ALIASES: Final = {
 }
 _KINDS: Final = {names.kind.value: names.kind for names in ENGINES} | _ALIASES
 
-_MOST: Final = 2.0**53  # more tokens than any engine ever counts
 _LEAST_SHARE: Final = 1e-6  # llama.cpp prints six digits: below, dividing by it gives noise
 
 _STARTED: Final = Series(b"process_start_time_seconds")
-
-# After a metric's name: labels, value, timestamp. NaN and infinities do not match: they say nothing about load.
-_REST: Final = re.compile(
-    rb'(?:[ \t]*\{([^"}\n]*+(?:"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"[^"}\n]*+)*+)\}[ \t]*|[ \t]+)'
-    rb"([-+]?[0-9.][-+0-9.eE]*)(?:[ \t]+-?[0-9]+)?[ \t]*\r?(?=\n|\Z)"
-)
-_LABEL: Final = re.compile(rb'([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
-_ESCAPE: Final = re.compile(r'\\([\\n"])')
 
 
 def labelled_kind(labels: Mapping[str, str]) -> EngineKind | None:
@@ -201,9 +191,9 @@ def read(page: bytes, kind: EngineKind | None = None) -> EngineLoad:
     A page without series of a known engine gives an UNKNOWN load; that much is still a sign of life.
     """
     text = page if page.startswith((b"#", b"\n")) else b"\n" + page
-    started_at = next(iter(_values(text, _STARTED)), None)
+    started_at = next(iter(values(text, _STARTED)), None)
     for names in ENGINES:
-        if kind in (None, names.kind) and any(_values(text, one) for one in (names.running, *names.waiting)):
+        if kind in (None, names.kind) and any(values(text, one) for one in (names.running[0], names.waiting[0])):
             return _load(text, names, started_at)
     return EngineLoad(started_at=started_at)
 
@@ -211,10 +201,11 @@ def read(page: bytes, kind: EngineKind | None = None) -> EngineLoad:
 def _load(text: bytes, names: Names, started_at: float | None) -> EngineLoad:
     usage, capacity = _cache(text, names)
     max_adapters, running_adapters, waiting_adapters = _adapters(text, names.adapters)
+    arriving = _sum(text, names.arriving, names)
     return EngineLoad(
         engine=names.kind,
-        running=sum(_by_rank(text, names.running, names).values()),
-        waiting=sum(sum(_by_rank(text, one, names).values()) for one in names.waiting),
+        running=_sum(text, names.running, names) + arriving,
+        waiting=max(_sum(text, names.waiting, names) - arriving, 0.0),
         kv_usage=usage,
         kv_capacity_tokens=capacity,
         prompt_tokens_total=_total(text, names.prompt_tokens),
@@ -223,8 +214,13 @@ def _load(text: bytes, names: Names, started_at: float | None) -> EngineLoad:
         max_adapters=max_adapters,
         running_adapters=running_adapters,
         waiting_adapters=waiting_adapters,
+        gpu=gpus.share(text, names.gpu),
         started_at=started_at,
     )
+
+
+def _sum(text: bytes, series: Sequence[Series], names: Names) -> float:
+    return sum(sum(_by_rank(text, one, names).values()) for one in series)
 
 
 def _cache(text: bytes, names: Names) -> tuple[float | None, int | None]:
@@ -304,61 +300,13 @@ def _split(names: str) -> frozenset[str]:
 
 
 def _total(text: bytes, series: Series | None) -> float | None:
-    values = _values(text, series) if series else []
-    return sum(values) if values else None
+    found = values(text, series) if series else []
+    return sum(found) if found else None
 
 
 def _by_rank(text: bytes, series: Series, names: Names) -> dict[str, float]:
     ranks: dict[str, float] = {}
-    for labels, value in _numbers(text, series):
+    for labels, value in numbers(text, series):
         rank = labels.get(names.rank, "") if names.rank else ""
         ranks[rank] = max(ranks.get(rank, 0.0), value) if names.mirrored else ranks.get(rank, 0.0) + value
     return ranks
-
-
-def _values(text: bytes, series: Series) -> list[float]:
-    return [value for _, value in _numbers(text, series)]
-
-
-def _numbers(text: bytes, series: Series) -> Iterable[Sample]:
-    for sample in samples(text, series.name):
-        if series.where and any(sample.labels.get(name, "") != value for name, value in series.where):
-            continue
-        number = sample.value if series.label is None else _number(sample.labels.get(series.label, ""))
-        if number is not None:
-            yield Sample(sample.labels, max(number, 0.0))
-
-
-def samples(text: bytes, name: bytes) -> list[Sample]:
-    """The samples of metric `name`, in order. The exposition format has them in one group, each line led by LF."""
-    line = b"\n" + name
-    found: list[Sample] = []
-    at = text.find(line)
-    while at >= 0:
-        rest = _REST.match(text, at + len(line))
-        if rest is None:  # a longer name, or a line that says nothing
-            at = text.find(line, at + 1)
-            continue
-        value = _number(rest[2])
-        if value is not None:
-            found.append(Sample(_labels(rest[1] or b""), value))
-        at = rest.end() if text.startswith(line, rest.end()) else -1
-    return found
-
-
-def _number(text: str | bytes) -> float | None:
-    """The number, if it is one that a load can have: sums and products of such numbers stay finite."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) <= _MOST else None
-
-
-@lru_cache(maxsize=4096)  # an engine's labels are the same at every scrape, and long
-def _labels(text: bytes) -> Mapping[str, str]:
-    return {name.decode(): _unescape(value.decode(errors="replace")) for name, value in _LABEL.findall(text)}
-
-
-def _unescape(value: str) -> str:
-    return _ESCAPE.sub(lambda escape: "\n" if escape[1] == "n" else escape[1], value) if "\\" in value else value

@@ -83,10 +83,11 @@ def page_requests(endpoint: Endpoint, kind: EngineKind | None) -> tuple[str, int
     if kind is EngineKind.TENSORRT_LLM:
         paths = tuple(reversed(paths))
     authority = join_host_port(host, port)
-    return host, port, tuple(_request(authority, path) for path in paths)
+    return host, port, tuple(page_request(authority, path) for path in paths)
 
 
-def _request(authority: str, path: str) -> bytes:
+def page_request(authority: str, path: str = "/metrics") -> bytes:
+    """The whole request for a page of `host:port`."""
     return f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: igw\r\nAccept: text/plain\r\n\r\n".encode()
 
 

@@ -28,6 +28,7 @@ class LedgerStatistics:
     cache_trust: float = 1.0
     prefill_s: float = PREFILL_S
     step_s: float = 0.0
+    gpu: float | None = None
 
 
 class Ledgers:
@@ -106,6 +107,12 @@ class Ledgers:
             ledger.forget_cache()
             self._gone(ledger.slot)
 
+    def gpu_told(self, address: str, share: float | None) -> None:
+        """See `gpu_watch.Sink`."""
+        ledger = self._by_address.get(address)
+        if ledger is not None:
+            ledger.exported_gpu = share
+
     def statistics(self) -> tuple[LedgerStatistics, ...]:
         """Every ledger's numbers now."""
         return tuple(_statistics(ledger) for ledger in self._by_address.values())
@@ -126,6 +133,7 @@ def _statistics(ledger: Ledger) -> LedgerStatistics:
         cache_trust=ledger.trust.value,
         prefill_s=ledger.prefill_s,
         step_s=ledger.decode.step or 0.0,
+        gpu=ledger.gpu,
     )
 
 

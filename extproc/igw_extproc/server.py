@@ -22,6 +22,7 @@ from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
 from igw_extproc.director import Director
 from igw_extproc.flowcontrol.queue import QueueStatistics
+from igw_extproc.gpu_watch import GpuWatch
 from igw_extproc.grpc_transport import GrpcServer
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
@@ -53,6 +54,7 @@ class Parts:
         self.index = PrefixIndex()
         self.ledgers = Ledgers(gone=self._forget, changed=self._endpoint_changed)
         self.scraper = Scraper(self.ledgers, rng, self._in_flight)
+        self.gpus = GpuWatch(self.ledgers)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
         self.director = Director(self.datastore, self.ledgers, self.index, rng)
@@ -84,6 +86,7 @@ class Parts:
         self.ledgers.sync(endpoints)
         self.director.refresh()
         self.scraper.sync(endpoints)
+        self.gpus.sync(endpoints)
         self.telemetry.keep_endpoints({endpoint.address for endpoint in endpoints})
         self.admission.refresh(self.clock())
 
@@ -129,6 +132,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     async with asyncio.TaskGroup() as group:
         scraping = group.create_task(parts.scraper.run(), name="scraper")
         watching = group.create_task(source, name="objects")
+        gpus = group.create_task(parts.gpus.run(), name="gpus")
         # The metrics first: if that port is taken, no proxy has been let in yet.
         metrics, metrics_port = await _serve_metrics(parts, settings)
         server = _server(settings, parts.picker.methods(), group)
@@ -142,8 +146,8 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
         parts.draining = True
         await server.drain(settings.drain_seconds)
         await metrics.cleanup()
-        scraping.cancel()
-        watching.cancel()
+        for task in (scraping, watching, gpus):
+            task.cancel()
 
 
 def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> Server:

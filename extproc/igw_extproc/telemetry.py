@@ -279,6 +279,15 @@ class PickerCollector(Collector):
             for row in rows:
                 family.add_metric((row.address,), float(value(row)))
             yield family
+        busy = GaugeMetricFamily(
+            "igw_picker_endpoint_gpu_utilization",
+            "Share of the time in which its GPUs compute, where its engine or an exporter tells.",
+            labels=("endpoint",),
+        )
+        for row in rows:
+            if row.gpu is not None:
+                busy.add_metric((row.address,), row.gpu)
+        yield busy
         # Apart from `available`: an endpoint that was never asked is neither.
         unreachable = GaugeMetricFamily(
             "igw_picker_endpoint_unreachable",

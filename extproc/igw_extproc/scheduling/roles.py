@@ -1,6 +1,9 @@
 """Which of a dynamic pool's endpoints for both roles computes prompts, and which answers, for the time being. Pure.
 
-`balance` weighs the pool's demand for each role, in endpoints' worth of work, against the endpoints that have it. One
+`balance` weighs the pool's demand for each role, in endpoints' worth of work, against the endpoints that have it. Where
+engines or exporters tell how busy GPUs are, prompts are worth at least the share of the time in which those for prompts
+compute: a prefiller that is just not overrun has no queue, and yet nothing to spare. Of answers it tells nothing: one
+that runs keeps a GPU as busy as a hundred do, and what they run out of is the cache. One
 endpoint changes its role if that lowers the higher of the two pressures by a clear margin. The demands are of the whole
 pool, whoever serves them, so they stay as they are when a role changes: each change lowers the pressure by at least
 that margin, and under a constant load there cannot be a circle. Real loads vary, so demands are smoothed, and each
@@ -123,7 +126,7 @@ class Roles:
         movable = [one for one in there[other] if one.slot in self.now and before.get(one.slot, -math.inf) <= settled]
         if not movable:
             return None
-        chosen = min(movable, key=lambda one: (one.queued, one.backlog_tokens, one.slot))
+        chosen = min(movable, key=lambda one: (one.queued, one.backlog_tokens, one.gpu or 0.0, one.slot))
         self.now[chosen.slot] = role
         self.changes += 1
         prefill, decode = self._demand if self._demand is not None else (0.0, 0.0)
@@ -138,7 +141,8 @@ class Roles:
 
     def _smoothed(self, now: float) -> Demand:
         """The demand now, and what is remembered of it: over about half of `dwell`."""
-        seen = measure([one for one, _ in self._all if one.available])
+        there = self._by_role(only_available=True)
+        seen = measure([*there[Role.PREFILL], *there[Role.DECODE]], there[Role.PREFILL])
         before = self._demand
         if before is not None:
             gain = -math.expm1((self._reviewed_at - now) / (self.dwell / 2))
@@ -147,7 +151,8 @@ class Roles:
         return seen
 
 
-def measure(ledgers: Sequence[Ledger]) -> Demand:
-    """What a pool's endpoints have to do, by their ledgers."""
+def measure(ledgers: Sequence[Ledger], computing: Sequence[Ledger] = ()) -> Demand:
+    """What a pool's endpoints have to do, by their ledgers. `computing`: those that compute prompts now."""
     prompts = sum(one.backlog_tokens for one in ledgers) / PROMPTS
-    return Demand(prompts, sum(one.kv_load for one in ledgers) / ANSWERS)
+    busy = sum(one.gpu or 0.0 for one in computing)
+    return Demand(max(prompts, busy), sum(one.kv_load for one in ledgers) / ANSWERS)

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from igw_api.objects import Key, Member, Pool
 from igw_api.objectset import NotADump, ObjectSet
 from igw_api.objectset import load as load_dump
-from igw_api.wire import ACTIVE_PORTS_ANNOTATION
+from igw_api.wire import ACTIVE_PORTS_ANNOTATION, HOSTNAME_LABEL, NODE_ADDRESS_LABEL, POD_LABEL
 from igw_extproc.datastore import Datastore
 from igw_extproc.sources.kube_api import KubeApi, Mirror, Pace, connected
 
@@ -58,11 +58,21 @@ def member(pod: Any) -> Member | None:
     return Member(
         Key(metadata["namespace"], metadata["name"]),
         address,
-        labels=metadata.get("labels") or {},
+        labels={**(metadata.get("labels") or {}), **_placed(metadata, pod.get("spec") or {}, status)},
         annotations={} if active is None else {ACTIVE_PORTS_ANNOTATION: active},
         # Once its deletion has begun it only finishes what it has, whatever it says of itself.
         ready=ready and metadata.get("deletionTimestamp") is None,
     )
+
+
+def _placed(metadata: Any, spec: Any, status: Any) -> dict[str, str]:
+    """What else is known of a Pod, as labels: its node, and its own name, by which exporters of GPUs call it."""
+    known = {
+        HOSTNAME_LABEL: spec.get("nodeName"),
+        NODE_ADDRESS_LABEL: status.get("hostIP"),
+        POD_LABEL: f"{metadata['namespace']}/{metadata['name']}",
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 async def watch(

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from igw_api import wire
 from igw_extproc.domain import EngineKind, EngineLoad
-from igw_extproc.engines import labelled_kind, read, samples
+from igw_extproc.engines import labelled_kind, read
+from igw_extproc.exposition import samples
 
 PAGES = Path(__file__).parents[2] / "data" / "engine-metrics"
 
