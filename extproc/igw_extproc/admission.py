@@ -196,11 +196,9 @@ class Admission:
     def chooses(self, payload: _Waiting, ledger: Ledger, now: float) -> bool:
         """See `turns.Host`."""
         assert payload.flight is not None, "it waits for an endpoint"
-        place = payload.flight.place
-        self._director.withdraw(payload.flight, now)
-        payload.flight = self._director.reserve(payload.wish._replace(allowed=[ledger, place]), now, again=True)
+        payload.flight = self._director.between(payload.wish, payload.flight, ledger, now)
         payload.flight.hold()
-        return payload.flight.place is ledger
+        return ledger in payload.flight.places
 
     def goes(self, waiter: Waiter[_Waiting], now: float) -> None:
         """See `turns.Host`."""
@@ -227,13 +225,14 @@ class Admission:
         """Let it wait. Raises RoutingError where it may not."""
         wish, flight = waiting.wish, waiting.flight
         pool = wish.serving.view.name
-        place = flight.place if flight is not None else None
+        place, other = _waits_for(flight, wish, now) if flight is not None else (None, None)
         body = waiting.request.body if waiting.request is not None else None
         kept = held_bytes(wish.ask, wish.unnamed or wish.body or body or waiting.applicant.held)
         waiter, refused = line.queue.offer(waiting, wish.ask, tenant, kept, now, capacity, place)
         if waiter is None:
             self._withdraw(waiting, now)
             raise _error(wish.serving.view, refused[0])
+        line.queue.needs(waiter, other)
         self.waiting += 1
         line.empty = line.empty or not capacity
         self._refuse(pool, refused, now)
@@ -251,11 +250,11 @@ class Admission:
                 serve(line.queue, place, self, now)
 
     def _place_anew(self, line: _Line, gone: Ledger, now: float) -> None:
-        """Whoever waits for `gone`, or for an endpoint whose prompts it would compute, waits for any endpoint."""
+        """Whoever waits for `gone`, or for another one together with it, waits for any endpoint."""
         for place in line.queue.places():
             for waiter in line.queue.waiting_for(place) if place is not None else ():
                 assert waiter.payload is not None and waiter.payload.flight is not None, "it waits, and for an endpoint"
-                if place is gone or waiter.payload.flight.decision.prefiller is gone:
+                if gone in waiter.payload.flight.places:
                     self._withdraw(waiter.payload, now)
                     line.queue.move(waiter, None)
 
@@ -291,8 +290,8 @@ class Admission:
         flight = waiting.flight = self._director.reserve(wish, now)
         waiting.wish = wish._replace(allowed=[])
         flight.hold()
-        line.queue.move(waiter, flight.place)
-        return flight.place
+        line.queue.move(waiter, *_waits_for(flight, wish, now))
+        return waiter.place
 
     def _renewed(self, wish: Wish) -> Wish:
         """With whoever may serve it now: nobody, where it would be refused if it came now."""
@@ -329,9 +328,21 @@ class Admission:
 
 
 def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:
-    """Whether its endpoint takes it at once: there is room, and nobody waits there who goes first."""
-    highest = queue.highest(flight.place)
-    return (highest is None or highest < wish.ask.priority) and is_open(flight.place, wish.ask, now)
+    """Whether its endpoints take it at once: there is room, and nobody waits there who goes first."""
+    for place in flight.places:
+        highest = queue.highest(place)
+        if not ((highest is None or highest < wish.ask.priority) and is_open(place, wish.ask, now)):
+            return False
+    return True
+
+
+def _waits_for(flight: Flight, wish: Wish, now: float) -> tuple[Ledger, Ledger | None]:
+    """The endpoint that it waits for, and the other one, if it needs two: first for one that has no room."""
+    place, *others = flight.places
+    other = others[0] if others else None
+    if other is not None and is_open(place, wish.ask, now):
+        return other, place
+    return place, other
 
 
 def _limits(queue: Queue) -> Limits:

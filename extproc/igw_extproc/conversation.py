@@ -237,10 +237,14 @@ class Process(Conversation):
         prefiller = flight.prefilled(outcome == wire.PREFILLED_REMOTELY, now)
         # A request that is wrong itself fails everywhere: clients must not be able to turn prompts away from endpoints.
         blamed = outcome == wire.PREFILL_FAILED and not 400 <= status < 500
-        if prefiller is not None and blamed:
+        if prefiller is None:
+            return
+        if blamed:
             picker.suspect(prefiller.endpoint.address)
             if isinstance(lease, PairLease):
                 lease.blame(now)
+        if picker.admission.waiting:
+            picker.admission.wake(prefiller, now)
 
     def _chunk(self, chunk: Chunk) -> None:
         flight = self._flight
@@ -267,8 +271,7 @@ class Process(Conversation):
         if seconds is None:
             return
         self._picker.telemetry.saw_first_byte(flight.pool, seconds, flight.decision.first_token_s)
-        if self._picker.admission.waiting:
-            self._picker.admission.wake(flight.place, now)
+        self._wake(flight, now)
 
     def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
         """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""
@@ -282,8 +285,13 @@ class Process(Conversation):
     def _end(self, flight: Flight) -> None:
         now = self._picker.clock()
         self._picker.director.end(flight, now)
+        self._wake(flight, now)
+
+    def _wake(self, flight: Flight, now: float) -> None:
+        """There may be room where it is."""
         if self._picker.admission.waiting:
-            self._picker.admission.wake(flight.place, now)
+            for place in flight.places:
+                self._picker.admission.wake(place, now)
 
     def _fault(self, place: str, status: GrpcStatus, detail: str) -> None:
         self._picker.telemetry.faults[place] += 1

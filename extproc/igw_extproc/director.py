@@ -19,6 +19,7 @@ from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
 from igw_extproc.flight import Flight
+from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement
@@ -219,12 +220,43 @@ class Director:
 
         None: it may not go there.
         """
-        if wish.serving.view.split is not None or wish.previous:
-            return None  # two endpoints belong together; a conversation stays where it was kept
-        if wish.subset is not None and ledger.endpoint.address not in (named(wish.subset, (ledger,)) or ()):
+        if wish.previous:
+            return None  # a conversation stays where it was kept
+        instead = self._replaceable(wish, flight, ledger)
+        if instead is None:
+            return None
+        listed = wish.subset is None or ledger.endpoint.address in (named(wish.subset, (ledger,)) or ())
+        if instead is flight.place and not listed:
             return None
         cached = self._index.match(wish.ask.prefix)
-        return cached.get(flight.place.slot, 0) - cached.get(ledger.slot, 0)
+        return cached.get(instead.slot, 0) - cached.get(ledger.slot, 0)
+
+    def between(self, wish: Wish, flight: Flight, ledger: Ledger, now: float) -> Flight:
+        """The flight anew, after a choice between `ledger` and the one that it would replace (`extra`)."""
+        instead, place = self._replaceable(wish, flight, ledger), flight.place
+        self.withdraw(flight, now)
+        scheduler = wish.serving.scheduler
+        if not isinstance(scheduler, SplitScheduler):
+            return self.reserve(wish._replace(allowed=[ledger, place]), now, again=True)
+        others = [one for one in flight.places[1:] if one is not instead]
+        if instead is place:
+            allowed, computing = [ledger, place], others
+        else:
+            allowed, computing = [place], [ledger, *flight.places[1:]]
+        decision = scheduler.pick(allowed, wish.ask, now, self._rng, computing=computing)
+        assert decision is not None, "who was chosen once may be chosen again"
+        return self._fly(wish.serving.view, wish.model, decision, now)
+
+    def _replaceable(self, wish: Wish, flight: Flight, ledger: Ledger) -> Ledger | None:
+        """Which of a flight's endpoints `ledger` may take the place of: where it has two, the one that has no room."""
+        scheduler = wish.serving.scheduler
+        if not isinstance(scheduler, SplitScheduler):
+            return flight.place
+        place, *others = flight.places
+        full = next((one for one in others if not is_open(one, wish.ask)), place)
+        if ledger in flight.places or not scheduler.may(ledger, computes=full is not place):
+            return None
+        return full
 
     def renewed(self, wish: Wish) -> Wish:
         """The same request, with who may serve it now. Raises NoEndpoints where its pool is gone."""

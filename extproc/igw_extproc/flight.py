@@ -61,6 +61,12 @@ class Flight:
         """The endpoint where it counts now."""
         return self.decision.lease.ledger
 
+    @property
+    def places(self) -> tuple[Ledger, ...]:
+        """The same, and where its prompt is computed, if that is elsewhere."""
+        prefiller = self.decision.prefiller
+        return (self.place,) if prefiller is None else (self.place, prefiller)
+
     def hold(self) -> None:
         """It waits here for its place there."""
         self.decision.lease.hold()

@@ -116,11 +116,21 @@ class FlowQueue(Generic[Payload]):
         """Everybody who does: the higher priorities first, in each as they came."""
         return self._lines.waiting_for(place)
 
-    def move(self, waiter: Waiter[Payload], place: Ledger | None) -> None:
+    def move(self, waiter: Waiter[Payload], place: Ledger | None, other: Ledger | None = None) -> None:
         """It waits for another endpoint from now on, behind its tenant's others there."""
         self._lines.remove(waiter)
-        waiter.place = place
+        waiter.place, waiter.other = place, other
         self._lines.push(waiter)
+
+    def needs(self, waiter: Waiter[Payload], other: Ledger | None) -> None:
+        """Where it waits, it needs room at `other` as well."""
+        waiter.other = other
+
+    def turn(self, waiter: Waiter[Payload]) -> None:
+        """It waits for its other endpoint from now on, before its tenant's others there."""
+        self._lines.remove(waiter)
+        waiter.place, waiter.other = waiter.other, waiter.place
+        self._lines.push(waiter, front=True)
 
     def dispatched(self, waiter: Waiter[Payload], now: float) -> Payload:
         """The head of a line goes to an endpoint: its payload."""

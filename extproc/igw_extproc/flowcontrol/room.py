@@ -20,6 +20,7 @@ that is full by its number of seats, which no engine tells, until its next word.
 What waits with us for the endpoint counts as nothing here: its engine knows nothing of it.
 """
 
+import math
 from typing import Final
 
 from igw_extproc.domain import Ask, EngineKind
@@ -31,8 +32,8 @@ SPARE: Final = 2.0
 BACKLOG: Final = 16_384
 
 
-def is_open(ledger: Ledger, ask: Ask, now: float) -> bool:
-    """Whether a queue would not get longer there than keeps the engine busy."""
+def is_open(ledger: Ledger, ask: Ask, now: float = -math.inf) -> bool:
+    """Whether a queue would not get longer there than keeps the engine busy. Without `now`, nothing ages."""
     if now >= ledger.stale_at:
         ledger.age(now)
     if ledger.requests <= ledger.held:

@@ -7,6 +7,9 @@ not for whichever is free first: with one line for all, up to 0.025 of the hit r
 of them chooses anew between the two endpoints. That keeps engines busy whatever the choice was worth, and the work that
 an event causes bounded however large the pool.
 
+A request that two endpoints share goes when both have room. It waits for the one that has none, and where that is the
+other one by now, turns there, before those of its tenant that came later.
+
 Pure. Called by `admission`, and by the offline benchmark.
 """
 
@@ -44,6 +47,10 @@ def serve(queue: FlowQueue[Payload], ledger: Ledger, host: Host[Payload], now: f
                 return
         elif not is_open(ledger, head.ask, now):
             return
+        elif head.other is not None and not is_open(head.other, head.ask, now):
+            # It waits there instead, so that it is in nobody's way who needs no more than this endpoint.
+            queue.turn(head)
+            continue
         host.goes(head, now)
 
 
@@ -55,7 +62,8 @@ def _from_elsewhere(
     found: Waiter[Payload] | None = None
     for head in queue.elsewhere(ledger, LOOK, now):
         assert head.payload is not None and head.place is not None, "it waits, and for an endpoint"
-        extra = host.extra(head.payload, ledger) if is_open(ledger, head.ask, now) else None
+        takes = is_open(ledger, head.ask, now) and (head.other is None or is_open(head.other, head.ask, now))
+        extra = host.extra(head.payload, ledger) if takes else None
         if extra is None:
             continue
         rank = (head.priority, -extra, head.place.wait_s)

@@ -79,6 +79,7 @@ class Waiter(Generic[Payload]):
     expires_at: float
     payload: Payload | None
     place: Ledger | None = None  # the endpoint that it waits for; None: any that it may have
+    other: Ledger | None = None  # one that must have room for it as well
     tries: int = 0  # turns that came to nothing
     aside: bool = False  # since the last of them, until it is tried again
     end: End | None = None

@@ -123,6 +123,7 @@ class _Halves(NamedTuple):
 
     prefill: list[Ledger]
     decode: list[Ledger]
+    apart: bool = False  # no endpoint for both
 
 
 class SplitScheduler:
@@ -179,6 +180,10 @@ class SplitScheduler:
             return None
         return failure if candidates and not self._prefillers() else None
 
+    def may(self, ledger: Ledger, *, computes: bool) -> bool:
+        """Whether it may compute a prompt now, or else answer."""
+        return ledger in (self._prefillers() if computes else self._answering([ledger]))
+
     def pick(
         self,
         candidates: Sequence[Ledger],
@@ -187,13 +192,18 @@ class SplitScheduler:
         rng: Random,
         explain: bool = False,
         again: bool = False,
+        computing: Sequence[Ledger] | None = None,
     ) -> Decision | None:
-        """Choose among `candidates` and reserve. None: there is none for the answer. `again`: as for `Scheduler`."""
-        if self.split.dynamic:
+        """Choose among `candidates` and reserve. None: there is none for the answer. `again`: as for `Scheduler`.
+
+        `computing`: the only ones that may compute the prompt; the roles are as they were, and a pair stays a pair.
+        """
+        if self.split.dynamic and computing is None:
             self.roles.review(now)
-        able = self._prefillers()
+        able = self._prefillers() if computing is None else computing
         # If all have failed, one of them is tried: the sidecar knows what to do.
-        sides = _Halves(self._trust.trusted(able, now) or able, self._answering(candidates))
+        trusted = self._trust.trusted(able, now) or list(able)
+        sides = _Halves(trusted, self._answering(candidates), apart=bool(computing))
         if not sides.decode:
             return None
         if self._levelling.due(now):
@@ -263,6 +273,8 @@ class SplitScheduler:
     ) -> tuple[Pair | None, list[int]]:
         """The best endpoint that does both, if any may, and those that may, in order."""
         decode = sides.decode
+        if sides.apart:
+            return None, []
         if self.split.dynamic or not ask.divisible or not sides.prefill:
             allowed = list(range(len(decode)))
         else:
