@@ -191,6 +191,63 @@ def test_what_a_cache_found_is_read_as_totals_or_else_as_a_rate(
     assert (load.cache_hits_total, load.cache_queries_total, load.cache_hit_rate) == found
 
 
+def test_sglang_tells_what_it_found_by_the_place_of_the_cache() -> None:
+    """GPU, host and storage, each a part; `total` for requests of which it does not know more."""
+    found = {"device": 30, "host": 20, "storage_file": 10, "total": 5}
+    cached = "".join(f'sglang:cached_tokens_total{{cache_source="{place}"}} {n}\n' for place, n in found.items())
+    prompt = 'sglang:prompt_tokens_total{is_streaming="true"} 60\nsglang:prompt_tokens_total{is_streaming="false"} 40\n'
+    load = read(f"sglang:num_running_reqs 1\n{cached}{prompt}".encode())
+    assert (load.cache_hits_total, load.cache_queries_total) == (65.0, 100.0)
+
+
+def test_sglang_engines_with_one_role_have_further_queues() -> None:
+    """KV on its way holds its room; a request without room, or whose other half has none, waits."""
+    prefill = lines(
+        "sglang:num_running_reqs 1",
+        "sglang:num_queue_reqs 2",
+        "sglang:num_prefill_bootstrap_queue_reqs 3",
+        "sglang:num_prefill_inflight_queue_reqs 4",
+    )
+    decode = lines(
+        "sglang:num_running_reqs 1",
+        "sglang:num_queue_reqs 0",
+        "sglang:num_decode_prealloc_queue_reqs 5",
+        "sglang:num_decode_transfer_queue_reqs 6",
+    )
+    assert [(one.running, one.waiting) for one in (read(prefill), read(decode))] == [(5.0, 5.0), (7.0, 5.0)]
+
+
+def test_vllm_counts_requests_whose_kv_is_on_its_way_as_waiting_and_they_do_not() -> None:
+    """They have their room. An engine that only waits for KV would otherwise look full."""
+    page = lines(
+        'vllm:num_requests_running{engine="0"} 2',
+        'vllm:num_requests_waiting{engine="0"} 9',
+        'vllm:num_requests_kv_fetch_by_stage{engine="0",stage="waiting_to_start"} 1',
+        'vllm:num_requests_kv_fetch_by_stage{engine="0",stage="in_progress"} 5',
+        'vllm:num_requests_kv_fetch_by_stage{engine="0",stage="completed_waiting"} 3',
+    )
+    assert (read(page).running, read(page).waiting) == (10.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("sglang:num_running_reqs 1\nsglang:fwd_occupancy 87.5\n", 0.875),
+        ("sglang:num_running_reqs 1\nsglang:fwd_occupancy NaN\n", None),  # idle, or not measured
+        ("sglang:num_running_reqs 1\n", None),
+        (
+            'nv_trt_llm_request_metrics{request_type="scheduled"} 1\n'
+            'nv_gpu_utilization{gpu_uuid="a"} 0.25\nnv_gpu_utilization{gpu_uuid="b"} 0.75\n',
+            0.5,
+        ),
+        ('vllm:num_requests_running 1\nDCGM_FI_DEV_GPU_UTIL{gpu="0"} 90\n', None),
+    ],
+    ids=["SGLang", "SGLang, not measured", "SGLang, not told", "Triton", "an exporter's has a page of its own"],
+)
+def test_some_engines_tell_how_busy_their_gpus_are(text: str, share: float | None) -> None:
+    assert read(text.encode()).gpu == share
+
+
 def test_sglang_counts_what_it_found_against_all_prompt_tokens() -> None:
     text = b"sglang:num_running_reqs 1\nsglang:prompt_tokens_total 90\nsglang:cached_tokens_total 30\n"
     assert (read(text).cache_hits_total, read(text).cache_queries_total) == (30.0, 90.0)

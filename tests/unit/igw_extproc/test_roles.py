@@ -146,6 +146,36 @@ def test_demand_is_that_of_the_whole_pool() -> None:
     assert demand.prefill == 1.0 and 0.9 < demand.decode <= 1.1
 
 
+def test_prefillers_that_are_just_not_overrun_get_help_if_their_gpus_are_told() -> None:
+    """Nothing waits there, and yet there is nothing to spare."""
+    some = engines(4)
+    made = roles(some, dwell=1.0)
+    told = {role: [one for one in some if made.now[one.slot] is role] for role in (Role.PREFILL, Role.DECODE)}
+    for second in range(10):
+        made.review(float(second))
+    assert having(made, Role.PREFILL) == 1, "an idle pool"
+    told[Role.PREFILL][0].exported_gpu = 0.95
+    for second in range(10, 30):
+        made.review(float(second))
+    assert having(made, Role.PREFILL) == 2
+    for one in some:
+        one.exported_gpu = 0.48 if made.now[one.slot] is Role.PREFILL else 0.99
+    for second in range(30, 60):
+        made.review(float(second))
+    assert having(made, Role.PREFILL) == 2, "who answers is always busy, so that tells nothing"
+
+
+def test_of_two_with_as_much_to_do_the_one_whose_gpus_are_idle_changes() -> None:
+    some = engines(3)
+    made = roles(some, dwell=1.0)
+    answering = [one for one in some if made.now[one.slot] is Role.DECODE]
+    answering[0].exported_gpu, answering[1].exported_gpu = 0.9, 0.1
+    prompts(next(one for one in some if one not in answering), 200_000)
+    for second in range(10):
+        made.review(float(second))
+    assert made.now[answering[1].slot] is Role.PREFILL
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), max_size=60))
 def test_whatever_happens_an_available_endpoint_answers(events: list[tuple[int, bool, int]]) -> None:
     """And another computes prompts, wherever there are two."""

@@ -28,7 +28,19 @@ def pod(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]
 
 
 def test_a_ready_pod_is_a_ready_member_with_its_labels() -> None:
-    assert member(pod()) == Member(Key("default", "engine"), "10.0.0.1", labels={"app": "llm"})
+    """To which its name is added."""
+    labels = {"app": "llm", "inferencegateway.io/pod": "default/engine"}
+    assert member(pod()) == Member(Key("default", "engine"), "10.0.0.1", labels=labels)
+
+
+def test_a_pods_node_is_known_whatever_its_own_labels_say() -> None:
+    """Pairs on one node are preferred by it, and its exporter of GPUs is asked."""
+    claimed = {"kubernetes.io/hostname": "another", "inferencegateway.io/node-address": "10.9.9.9"}
+    placed = pod({"hostIP": "10.1.0.7"}, labels=claimed) | {"spec": {"nodeName": "node-7"}}
+    found = member(placed)
+    assert found is not None
+    assert found.labels["kubernetes.io/hostname"] == "node-7"
+    assert found.labels["inferencegateway.io/node-address"] == "10.1.0.7"
 
 
 @pytest.mark.parametrize(
