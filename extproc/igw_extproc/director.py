@@ -134,7 +134,7 @@ class Director:
         if view.split is not None:
             split = known if isinstance(known, SplitScheduler) else SplitScheduler(view.split, self._index)
             split.configure(view.split)
-            split.doubts = self._ledgers.doubts
+            split.doubts, split.roles.gpus = self._ledgers.doubts, self._ledgers.gpus
             split.serve(ledgers)
             return split
         single = known if isinstance(known, Scheduler) else Scheduler(POLICIES[view.policy], self._index)

@@ -69,7 +69,6 @@ class Ledger:
     decode: Decode = field(default_factory=Decode)
     trust: CacheTrust = field(default_factory=CacheTrust)
     doubts: dict[int, float] = field(default_factory=dict)  # by slot: those whose `trust` is below 1
-    exported_gpu: float | None = None  # as an exporter beside the engine says
     _kv_tokens: int = 0
     _backlog_tokens: int = 0
     _other_kv: float = 0.0
@@ -135,13 +134,6 @@ class Ledger:
         self.load = None
         self._drop_engine_word()
         self._settle()
-
-    @property
-    def gpu(self) -> float | None:
-        """The share of the time in which its GPUs compute, 0..1, where anybody tells."""
-        if self.exported_gpu is not None:
-            return self.exported_gpu
-        return self.load.gpu if self.load is not None else None
 
     def first_token_s(self, ask: Ask, cached_tokens: int) -> float:
         """Predicted seconds until the first token of `ask`, if it were placed here now.

@@ -47,6 +47,8 @@ class Ledgers:
         self._by_address: dict[str, Ledger] = {}
         self._free_slots: list[int] = []
         self.doubts: dict[int, float] = {}  # by slot: what expected tokens are worth where that is not all
+        self.gpus: dict[int, float] = {}  # by slot: the share of the time in which GPUs compute, where anybody tells
+        self._exported: set[int] = set()  # those of whom an exporter tells
 
     def __len__(self) -> int:
         return len(self._by_address)
@@ -71,6 +73,8 @@ class Ledgers:
             ledger.available = False
             ledger.doubts = {}  # its slot will be another's
             self.doubts.pop(ledger.slot, None)
+            self.gpus.pop(ledger.slot, None)
+            self._exported.discard(ledger.slot)
             self._gone(ledger.slot)
             self._free_slots.append(ledger.slot)
         for address, endpoint in wanted.items():
@@ -91,6 +95,8 @@ class Ledgers:
         ledger = self._by_address.get(address)
         if ledger is not None and isinstance(mark, Mark) and mark.ledger is ledger:
             ledger.scraped(mark, load, now)
+            if ledger.slot not in self._exported:
+                self._busy(ledger.slot, load.gpu)
             self._changed(ledger)
 
     def unreachable(self, address: str, reason: str, now: float) -> None:
@@ -108,17 +114,28 @@ class Ledgers:
             self._gone(ledger.slot)
 
     def gpu_told(self, address: str, share: float | None) -> None:
-        """See `gpu_watch.Sink`."""
+        """See `gpu_watch.Sink`. An exporter's word goes before the engine's."""
         ledger = self._by_address.get(address)
-        if ledger is not None:
-            ledger.exported_gpu = share
+        if ledger is None:
+            return
+        if share is None:
+            self._exported.discard(ledger.slot)
+        else:
+            self._exported.add(ledger.slot)
+        self._busy(ledger.slot, share)
+
+    def _busy(self, slot: int, share: float | None) -> None:
+        if share is None:
+            self.gpus.pop(slot, None)
+        else:
+            self.gpus[slot] = share
 
     def statistics(self) -> tuple[LedgerStatistics, ...]:
         """Every ledger's numbers now."""
-        return tuple(_statistics(ledger) for ledger in self._by_address.values())
+        return tuple(_statistics(ledger, self.gpus.get(ledger.slot)) for ledger in self._by_address.values())
 
 
-def _statistics(ledger: Ledger) -> LedgerStatistics:
+def _statistics(ledger: Ledger, gpu: float | None) -> LedgerStatistics:
     return LedgerStatistics(
         address=ledger.endpoint.address,
         available=ledger.available,
@@ -133,7 +150,7 @@ def _statistics(ledger: Ledger) -> LedgerStatistics:
         cache_trust=ledger.trust.value,
         prefill_s=ledger.prefill_s,
         step_s=ledger.decode.step or 0.0,
-        gpu=ledger.gpu,
+        gpu=gpu,
     )
 
 

@@ -70,6 +70,7 @@ class Roles:
         self.dwell = dwell
         self.now: dict[int, Role] = {}
         self.changes = 0
+        self.gpus: Mapping[int, float] = {}  # by slot: the share of the time in which they compute, where that is told
         self._all: tuple[tuple[Ledger, Role], ...] = ()
         self._demand: Demand | None = None
         self._reviewed_at = -math.inf
@@ -126,7 +127,7 @@ class Roles:
         movable = [one for one in there[other] if one.slot in self.now and before.get(one.slot, -math.inf) <= settled]
         if not movable:
             return None
-        chosen = min(movable, key=lambda one: (one.queued, one.backlog_tokens, one.gpu or 0.0, one.slot))
+        chosen = min(movable, key=lambda one: (one.queued, one.backlog_tokens, self.gpus.get(one.slot, 0.0), one.slot))
         self.now[chosen.slot] = role
         self.changes += 1
         prefill, decode = self._demand if self._demand is not None else (0.0, 0.0)
@@ -142,7 +143,8 @@ class Roles:
     def _smoothed(self, now: float) -> Demand:
         """The demand now, and what is remembered of it: over about half of `dwell`."""
         there = self._by_role(only_available=True)
-        seen = measure([*there[Role.PREFILL], *there[Role.DECODE]], there[Role.PREFILL])
+        busy = sum(self.gpus.get(one.slot, 0.0) for one in there[Role.PREFILL])
+        seen = measure([*there[Role.PREFILL], *there[Role.DECODE]], busy)
         before = self._demand
         if before is not None:
             gain = -math.expm1((self._reviewed_at - now) / (self.dwell / 2))
@@ -151,8 +153,7 @@ class Roles:
         return seen
 
 
-def measure(ledgers: Sequence[Ledger], computing: Sequence[Ledger] = ()) -> Demand:
-    """What a pool's endpoints have to do, by their ledgers. `computing`: those that compute prompts now."""
+def measure(ledgers: Sequence[Ledger], busy: float = 0.0) -> Demand:
+    """What a pool's endpoints have to do, by their ledgers. `busy`: how much GPUs compute of those that do prompts."""
     prompts = sum(one.backlog_tokens for one in ledgers) / PROMPTS
-    busy = sum(one.gpu or 0.0 for one in computing)
     return Demand(max(prompts, busy), sum(one.kv_load for one in ledgers) / ANSWERS)

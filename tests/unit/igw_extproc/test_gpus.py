@@ -2,8 +2,9 @@
 
 import pytest
 
-from igw_extproc.domain import Endpoint
+from igw_extproc.domain import Endpoint, EngineKind, EngineLoad
 from igw_extproc.gpus import Source, share, source
+from igw_extproc.ledgers import Ledgers
 
 PORT, HOST, GPUS = (f"inferencegateway.io/{name}" for name in ("gpu-metrics-port", "gpu-metrics-host", "gpus"))
 NODE, POD = "inferencegateway.io/node-address", "inferencegateway.io/pod"
@@ -82,3 +83,30 @@ def test_labels_say_where_the_page_is(labels: dict[str, str], found: Source | No
 
 def test_an_address_of_six_is_written_as_in_a_url() -> None:
     assert source(Endpoint("[fd00::1]:8000", {PORT: "9400"})) == Source("[fd00::1]:9400")
+
+
+def test_an_exporters_word_goes_before_the_engines_until_it_is_silent() -> None:
+    ledgers = Ledgers()
+    ledgers.sync([Endpoint("10.0.0.1:8000")])
+    engine = EngineLoad(EngineKind.SGLANG, gpu=0.9)
+    said = [tell(ledgers, engine)]
+    ledgers.gpu_told("10.0.0.1:8000", 0.5)
+    said.append(tell(ledgers, engine))
+    ledgers.gpu_told("10.0.0.1:8000", None)
+    said += [ledgers.statistics()[0].gpu, tell(ledgers, engine), tell(ledgers, EngineLoad(EngineKind.SGLANG))]
+    assert said == [0.9, 0.5, None, 0.9, None]
+
+
+def test_nothing_is_known_of_who_has_left_or_is_not_known() -> None:
+    ledgers = Ledgers()
+    ledgers.sync([Endpoint("10.0.0.1:8000")])
+    ledgers.gpu_told("10.0.0.1:8000", 0.5)
+    ledgers.sync([Endpoint("10.0.0.2:8000")])
+    ledgers.gpu_told("10.0.0.1:8000", 0.5)
+    assert (ledgers.statistics()[0].gpu, ledgers.gpus) == (None, {})
+
+
+def tell(ledgers: Ledgers, load: EngineLoad) -> float | None:
+    """The engine was scraped; what is known then."""
+    ledgers.scraped("10.0.0.1:8000", ledgers.scrape_started("10.0.0.1:8000"), load, 0.0)
+    return ledgers.statistics()[0].gpu

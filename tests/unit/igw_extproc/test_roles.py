@@ -154,12 +154,11 @@ def test_prefillers_that_are_just_not_overrun_get_help_if_their_gpus_are_told() 
     for second in range(10):
         made.review(float(second))
     assert having(made, Role.PREFILL) == 1, "an idle pool"
-    told[Role.PREFILL][0].exported_gpu = 0.95
+    made.gpus = {told[Role.PREFILL][0].slot: 0.95}
     for second in range(10, 30):
         made.review(float(second))
     assert having(made, Role.PREFILL) == 2
-    for one in some:
-        one.exported_gpu = 0.48 if made.now[one.slot] is Role.PREFILL else 0.99
+    made.gpus = {one.slot: 0.48 if made.now[one.slot] is Role.PREFILL else 0.99 for one in some}
     for second in range(30, 60):
         made.review(float(second))
     assert having(made, Role.PREFILL) == 2, "who answers is always busy, so that tells nothing"
@@ -169,7 +168,7 @@ def test_of_two_with_as_much_to_do_the_one_whose_gpus_are_idle_changes() -> None
     some = engines(3)
     made = roles(some, dwell=1.0)
     answering = [one for one in some if made.now[one.slot] is Role.DECODE]
-    answering[0].exported_gpu, answering[1].exported_gpu = 0.9, 0.1
+    made.gpus = {answering[0].slot: 0.9, answering[1].slot: 0.1}
     prompts(next(one for one in some if one not in answering), 200_000)
     for second in range(10):
         made.review(float(second))

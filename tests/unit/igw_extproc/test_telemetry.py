@@ -127,6 +127,7 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
     here.picking.serve(*pools, *members(2), member(3, "divided"), shadowed, divided, unseen=["hidden"])
     here.picking.director.place(arrived(chat(), route="default/llm"), 1.0)
     here.picking.ledgers.unreachable(address(2), "refused", 1.0)
+    here.picking.ledgers.gpu_told(address(1), 0.5)
     for family in telemetry.registry(full(), here).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
