@@ -6,6 +6,7 @@ from igw_api.split import PrefillFailure
 from igw_extproc.datastore import PoolView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import NoEndpoints, Saturated
+from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.flowcontrol.saturation import saturation
 from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling.framework import Scheduler
@@ -33,6 +34,22 @@ def able(scheduler: Scheduler | SplitScheduler, pool: str, allowed: list[Ledger]
     if missing is PrefillFailure.STRICT:
         raise NoEndpoints(f"No prefill endpoint of the pool {pool} answers. Try again later.")
     return [] if missing is PrefillFailure.QUEUE else allowed
+
+
+def replaceable(
+    scheduler: Scheduler | SplitScheduler, places: tuple[Ledger, ...], ask: Ask, ledger: Ledger
+) -> Ledger | None:
+    """Which of a request's `places` another endpoint may take: where it has two, the one that has no room.
+
+    None: it may take none.
+    """
+    place, *others = places
+    if not isinstance(scheduler, SplitScheduler):
+        return place
+    full = next((one for one in others if not is_open(one, ask)), place)
+    if ledger in places or not scheduler.may(ledger, computes=full is not place):
+        return None
+    return full
 
 
 def shed(allowed: list[Ledger]) -> None:

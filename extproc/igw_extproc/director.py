@@ -13,13 +13,12 @@ from typing import Final, NamedTuple
 from igw_api.split import PrefillFailure
 from igw_api.standby import Standby
 from igw_extproc import openai
-from igw_extproc.allowance import able, named, shed, why_none
+from igw_extproc.allowance import able, named, replaceable, shed, why_none
 from igw_extproc.answers import Answers
 from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
 from igw_extproc.flight import Flight
-from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement
@@ -222,7 +221,7 @@ class Director:
         """
         if wish.previous:
             return None  # a conversation stays where it was kept
-        instead = self._replaceable(wish, flight, ledger)
+        instead = replaceable(wish.serving.scheduler, flight.places, wish.ask, ledger)
         if instead is None:
             return None
         listed = wish.subset is None or ledger.endpoint.address in (named(wish.subset, (ledger,)) or ())
@@ -233,9 +232,9 @@ class Director:
 
     def between(self, wish: Wish, flight: Flight, ledger: Ledger, now: float) -> Flight:
         """The flight anew, after a choice between `ledger` and the one that it would replace (`extra`)."""
-        instead, place = self._replaceable(wish, flight, ledger), flight.place
+        place, scheduler = flight.place, wish.serving.scheduler
+        instead = replaceable(scheduler, flight.places, wish.ask, ledger)
         self.withdraw(flight, now)
-        scheduler = wish.serving.scheduler
         if not isinstance(scheduler, SplitScheduler):
             return self.reserve(wish._replace(allowed=[ledger, place]), now, again=True)
         others = [one for one in flight.places[1:] if one is not instead]
@@ -246,17 +245,6 @@ class Director:
         decision = scheduler.pick(allowed, wish.ask, now, self._rng, computing=computing)
         assert decision is not None, "who was chosen once may be chosen again"
         return self._fly(wish.serving.view, wish.model, decision, now)
-
-    def _replaceable(self, wish: Wish, flight: Flight, ledger: Ledger) -> Ledger | None:
-        """Which of a flight's endpoints `ledger` may take the place of: where it has two, the one that has no room."""
-        scheduler = wish.serving.scheduler
-        if not isinstance(scheduler, SplitScheduler):
-            return flight.place
-        place, *others = flight.places
-        full = next((one for one in others if not is_open(one, wish.ask)), place)
-        if ledger in flight.places or not scheduler.may(ledger, computes=full is not place):
-            return None
-        return full
 
     def renewed(self, wish: Wish) -> Wish:
         """The same request, with who may serve it now. Raises NoEndpoints where its pool is gone."""
