@@ -4,6 +4,7 @@ A policy attachment: `targetRefs` name the InferencePools it is for, in its own 
 the older applies.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic import Field
 from igw_api import objects
 from igw_api.meta import ApiObject, Invalid, Labels, PoolRef, Strict, pool_key, unique
 from igw_api.objects import Policy
+from igw_api.resiliencespec import PassiveHealthSpec, RetrySpec, passive_health, retry, seconds
 from igw_api.split import PrefillFailure, Split
 from igw_api.standbyspec import StandbySpec, standbys
 
@@ -35,11 +37,6 @@ _SPLITS = ("pd-split", "dynamic-pd-split")
 SHORTEST_WAIT = 0.1  # seconds
 SHORTEST_DWELL = 1.0
 _SECONDS = r"^[0-9]{1,5}(s|ms)$"
-
-
-def seconds(text: str) -> float:
-    """`10s` or `500ms` as a number."""
-    return int(text[:-2]) / 1000 if text.endswith("ms") else float(text[:-1])
 
 
 class TargetRef(PoolRef):
@@ -116,6 +113,10 @@ class PoolPolicySpec(Strict):
         default_factory=list
     )
     """Who takes requests that the pool cannot: tried in this order, for each request anew."""
+    passive_health: PassiveHealthSpec | None = None
+    """When an endpoint that fails requests gets none for a while. Without it, by the defaults."""
+    retry: RetrySpec | None = None
+    """When a request is tried again at another endpoint. Without it, by the defaults."""
 
 
 class InferencePoolPolicy(ApiObject):
@@ -132,7 +133,8 @@ class InferencePoolPolicy(ApiObject):
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
         split, queue = _split(spec.scheduling), _queue(spec.queue)
         chain = standbys(meta, spec.standby)
-        return (Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain),)
+        placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain)
+        return (replace(placing, passive_health=passive_health(spec.passive_health), retry=retry(spec.retry)),)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from igw_api.resilience import PassiveHealth, Retry
 from igw_api.split import Split
 from igw_api.standby import Standby
 from igw_api.wire import ACTIVE_PORTS_ANNOTATION
@@ -143,6 +144,8 @@ class Policy:
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request
     standbys: tuple[Standby, ...] = ()  # tried in order
+    passive_health: PassiveHealth = field(default_factory=PassiveHealth)
+    retry: Retry = field(default_factory=Retry)
 
 
 @dataclass(frozen=True, slots=True)

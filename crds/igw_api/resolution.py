@@ -68,6 +68,12 @@ def winning_policy(pool: Key, policies: Iterable[Policy]) -> Policy | None:
     return min((one for one in policies if pool in one.pools), key=age, default=None)
 
 
+def winning_policies(policies: Collection[Policy]) -> dict[Key, Policy]:
+    """The policies that apply, by pool."""
+    named = sorted({pool for one in policies for pool in one.pools})
+    return {pool: won for pool in named if (won := winning_policy(pool, policies)) is not None}
+
+
 def splits(policies: Collection[Policy]) -> dict[Key, Split]:
     """How requests are divided, by pool: those where the policy that applies says so."""
     asked = {pool for one in policies if one.split is not None for pool in one.pools}

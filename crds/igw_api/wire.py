@@ -75,6 +75,8 @@ PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER, PREFILL
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 EXT_PROC_METHOD: Final = f"/{EXT_PROC_SERVICE}/Process"
+# Where proxies tell of each try that failed: their access log service.
+TRIES_METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 
 # Annotation on an InferencePool: expose it on that gateway's listener. YAML text: name, port, optional namespace.

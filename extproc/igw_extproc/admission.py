@@ -152,10 +152,11 @@ class Admission:
         """There may be room at `ledger`, or it has gone."""
         for pool, line in self._lines.items():
             if len(line.queue) and self._director.serves(pool, ledger):
-                if not ledger.available:
+                usable = ledger.available and not self._director.shuns(pool, ledger)
+                if not usable:
                     self._place_anew(line, ledger, now)
                 self._serve_anywhere(pool, line, now)
-                if ledger.available:
+                if usable:
                     serve(line.queue, ledger, self, now)
 
     def refresh(self, now: float) -> None:
@@ -242,12 +243,15 @@ class Admission:
     def _serve(self, pool: str, line: _Line, now: float) -> None:
         """The pool has changed: whoever waits for an endpoint that has gone looks for another, and all may go."""
         for place in line.queue.places():
-            if place is not None and not (place.available and self._director.serves(pool, place)):
+            if place is not None and not self._is_usable(pool, place):
                 self._place_anew(line, place, now)
         self._serve_anywhere(pool, line, now)
         for place in line.queue.places():
             if place is not None:
                 serve(line.queue, place, self, now)
+
+    def _is_usable(self, pool: str, place: Ledger) -> bool:
+        return place.available and self._director.serves(pool, place) and not self._director.shuns(pool, place)
 
     def _place_anew(self, line: _Line, gone: Ledger, now: float) -> None:
         """Whoever waits for `gone`, or for another one together with it, waits for any endpoint."""

@@ -13,10 +13,11 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct, Value
 
 from igw_api import wire
+from igw_api.objects import join_host_port
 from igw_extproc import one_message
-from igw_extproc.messages import PASSES, BodyMode, Immediate, Message, Part, Reply
+from igw_extproc.messages import PASSES, BodyMode, Immediate, Message, Part, Reply, Try
+from igw_protos import access_log_pb2, health_pb2
 from igw_protos import ext_proc_pb2 as pb
-from igw_protos import health_pb2
 
 _OVERWRITE = pb.HeaderValueOption.AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -84,6 +85,24 @@ def _decode(data: bytes) -> Message:
         head: pb.HttpHeaders = getattr(request, kind)
         return Message(_HEADERS[kind], _headers(head.headers.headers), b"", head.end_of_stream, *rest)
     return Message(_TRAILERS[kind], {}, b"", False, *rest)
+
+
+def decode_tries(data: bytes) -> list[Try]:
+    """One message of the proxy's log of tries. Raises MalformedMessage."""
+    message = _parse(access_log_pb2.StreamAccessLogsMessage, data)
+    return [_try(entry) for entry in message.http_logs.log_entry]
+
+
+def _try(entry: access_log_pb2.HttpLogEntry) -> Try:
+    told, flags = entry.common_properties, entry.common_properties.response_flags
+    at = told.upstream_remote_address.socket_address
+    # Only flags that are listed in our messages were read.
+    return Try(
+        address=join_host_port(at.address, at.port_value),
+        lease=entry.request.request_headers.get(wire.LEASE_HEADER),
+        status=entry.response.response_code.value,
+        lost=bool(flags.ListFields()),
+    )
 
 
 def encode(reply: Reply | Immediate) -> bytes:

@@ -211,6 +211,7 @@ class Process(Conversation):
     def _responded(self, response: Responded) -> None:
         picker = self._picker
         if self._exchange.observer:
+            picker.director.health.sees_responses = True
             self._flight = picker.director.flights.get(response.lease or "")
         flight = self._flight
         if flight is None:
@@ -270,6 +271,10 @@ class Process(Conversation):
         seconds = flight.first_byte(now)
         if seconds is None:
             return
+        if flight.watch is not None and flight.went_well(True):
+            # A probe has succeeded: its end may be far.
+            flight.proven = True
+            self._picker.director.health.went_well(flight.place, flight.placed_at, now)
         self._picker.telemetry.saw_first_byte(flight.pool, seconds, flight.decision.first_token_s)
         self._wake(flight, now)
 

@@ -28,6 +28,7 @@ from igw_api.objects import (
     addresses,
 )
 from igw_api.objectset import ObjectSet
+from igw_api.resilience import PassiveHealth
 from igw_api.resolution import age, rule_for, rules_in_order, winning_models, winning_policy
 from igw_api.split import Split
 from igw_api.standby import Standby
@@ -65,6 +66,7 @@ class PoolView:
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request, placed by `policy`
     standbys: tuple[Standby, ...] = ()  # who takes what it cannot, in this order
+    passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
     name: str = field(init=False)  # "namespace/name", which is also the name of the pool's route
 
@@ -261,6 +263,7 @@ class Datastore:
             shadow=self._shadow(policy),
             split=_split(policy),
             standbys=policy.standbys if policy is not None else (),
+            passive_health=policy.passive_health if policy is not None else PassiveHealth(),
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

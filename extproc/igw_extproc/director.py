@@ -6,7 +6,7 @@ Pure but for the state it is given (datastore, ledgers, prefix index): `now` and
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
 from igw_extproc.domain import Ask
 from igw_extproc.errors import BadRequest, NoEndpoints
 from igw_extproc.flight import Flight
+from igw_extproc.health import Health
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement
@@ -92,8 +93,9 @@ class Director:
         index: PrefixIndex,
         rng: random.Random,
         secret: random.Random | None = None,
+        health: Health | None = None,
     ) -> None:
-        """`secret`: chance that nobody can predict; by default the system's."""
+        """`secret`: chance that nobody can predict; by default the system's. `health`: by default tells nobody."""
         self._datastore = datastore
         self._ledgers = ledgers
         self._index = index
@@ -107,6 +109,7 @@ class Director:
         self._expectant = 0  # responses, no streams, of which something was expected
         self._homes = Homes(secret if secret is not None else random.SystemRandom())
         self.flights: dict[str, Flight] = {}
+        self.health = health if health is not None else Health(_nobody, _nobody)
 
     @property
     def knows_objects(self) -> bool:
@@ -122,6 +125,7 @@ class Director:
             ledgers = self._ledgers.select(endpoint.address for endpoint in view.endpoints)
             scheduler = self._scheduler(view, ledgers, known.scheduler if known is not None else None)
             self._serving[name] = _Serving(view, ledgers, frozenset(ledgers), scheduler)
+        self.health.serve((one.view.passive_health, one.ledgers) for one in self._serving.values())
         self._answers.keep(self._serving)
         shadowed = (view for view in self._datastore.views.values() if view.shadow is not None)
         self.shadows.keep({view.name: {endpoint.address for endpoint in view.endpoints} for view in shadowed})
@@ -212,6 +216,8 @@ class Director:
     def withdraw(self, flight: Flight, now: float) -> None:
         """Nobody was told of it: it goes nowhere, and nothing is learnt from it."""
         if self.flights.pop(flight.lease_id, None) is not None:
+            if flight.watch is not None:
+                self.health.ended(flight.watch)
             flight.withdrawn(now)
 
     def extra(self, wish: Wish, flight: Flight, ledger: Ledger) -> int | None:
@@ -219,7 +225,7 @@ class Director:
 
         None: it may not go there.
         """
-        if wish.previous:
+        if wish.previous or ledger in self.health.out:
             return None  # a conversation stays where it was kept
         instead = replaceable(wish.serving.scheduler, flight.places, wish.ask, ledger)
         if instead is None:
@@ -274,8 +280,12 @@ class Director:
         serving = self._serving.get(pool)
         if serving is None:
             return []
-        allowed = serving.scheduler.candidates(serving.ledgers)
+        allowed = self._candidates(serving, None)
         return [] if serving.scheduler.missing(allowed) is PrefillFailure.QUEUE else allowed
+
+    def shuns(self, pool: str, ledger: Ledger) -> bool:
+        """Whether that endpoint gets no requests of that pool now, since it fails them."""
+        return ledger in self.health.out and ledger not in self.open_to(pool)
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         """The numbers of pools that divide requests, by name."""
@@ -303,6 +313,10 @@ class Director:
             tokens = flight.length(now)
             if tokens is not None:
                 self._answers.ended(flight.pool, flight.model, tokens)
+            if flight.watch is not None:
+                self.health.ended(flight.watch)
+            if flight.went_well(self.health.sees_responses):
+                self.health.went_well(flight.place, flight.placed_at, now)
             flight.ended(now)
 
     def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
@@ -316,9 +330,18 @@ class Director:
 
     def _allowed(self, serving: _Serving, subset: tuple[str, ...] | None, previous: str) -> list[Ledger]:
         """Who may be chosen. A request about an earlier response belongs to who made that, if it may be chosen."""
-        allowed = serving.scheduler.candidates(serving.ledgers, named(subset, serving.ledgers))
+        allowed = self._candidates(serving, named(subset, serving.ledgers))
         home = self._homes.of(previous, allowed) if previous else None
         return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
+
+    def _candidates(self, serving: _Serving, subset: Container[str] | None) -> list[Ledger]:
+        """Who may be chosen, without those that are out if others can do all that a request needs."""
+        scheduler = serving.scheduler
+        allowed = scheduler.candidates(serving.ledgers, subset)
+        if not self.health.out:
+            return allowed
+        kept = self.health.keep(allowed)
+        return allowed if scheduler.missing(kept) is not None and scheduler.missing(allowed) is None else kept
 
     def _with_id(self, unnamed: bytes, body: bytes | None, flight: Flight) -> bytes | None:
         """The body with an id for its response, where engines take one; else as it is."""
@@ -338,11 +361,17 @@ class Director:
         self._count += 1
         flight = Flight(f"{self._prefix}{self._count:x}", view.name, model, decision, self._ledgers, now)
         self.flights[flight.lease_id] = flight
+        if self.health.limited:
+            flight.watch = self.health.began(flight.place)
         if log.isEnabledFor(logging.DEBUG):
             order = ",".join(ledger.endpoint.address for ledger in decision.order)
             told = flight.lease_id, view.name, model, order, decision.first_token_s * 1e3
             log.debug("placed lease=%s pool=%s model=%s order=%s predicted_ms=%.1f", *told)
         return flight
+
+
+def _nobody(_: object) -> None:
+    """Nobody waits for a change."""
 
 
 def _model_name(reading: openai.Reading, header: RequestHeaders, view: PoolView, complete: bool) -> str | None:

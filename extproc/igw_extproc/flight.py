@@ -5,6 +5,7 @@ Pure: `now` is an argument. The director makes one for each placement; conversat
 
 from igw_extproc import openai
 from igw_extproc.answers import streamed_tokens
+from igw_extproc.health import Watch
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Responded
@@ -25,6 +26,7 @@ class Flight:
         "_step",
         "answer_tokens",
         "decision",
+        "failed",
         "first_byte_at",
         "lease_id",
         "model",
@@ -32,8 +34,10 @@ class Flight:
         "open",
         "placed_at",
         "pool",
+        "proven",
         "response_id",
         "status",
+        "watch",
     )
 
     def __init__(self, lease_id: str, pool: str, model: str, decision: Decision, ledgers: Ledgers, now: float) -> None:
@@ -48,6 +52,9 @@ class Flight:
         self.answer_tokens = 0  # as the engine has it; 0: not seen
         self.moved = False
         self.open = True
+        self.failed: tuple[Ledger, ...] = ()  # endpoints where a try failed
+        self.watch: Watch | None = None  # whose limit it counts against
+        self.proven = False  # it has shown already that its endpoint answers
         self._ledgers = ledgers
         self._step: float | None = None  # seconds for a token when the answer began
 
@@ -66,6 +73,11 @@ class Flight:
         """The same, and where its prompt is computed, if that is elsewhere."""
         prefiller = self.decision.prefiller
         return (self.place,) if prefiller is None else (self.place, prefiller)
+
+    def went_well(self, sees_responses: bool) -> bool:
+        """Whether its endpoint has answered it, as far as one knows: a client that leaves may hide that it did not."""
+        answered = 0 < self.status < 500 or not (self.status or sees_responses)
+        return answered and not self.proven and self.place not in self.failed
 
     def hold(self) -> None:
         """It waits here for its place there."""

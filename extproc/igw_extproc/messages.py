@@ -88,6 +88,15 @@ class Passed(NamedTuple):
     """The request is on a route that is none of ours, and goes on as it came."""
 
 
+class Try(NamedTuple):
+    """A try that failed, at `address`. `status` 0: there was no answer. `lost`: it broke off, or never came."""
+
+    address: str
+    lease: str | None
+    status: int
+    lost: bool
+
+
 Notice = Arrived | Responded | Chunk | Passed
 
 

@@ -24,10 +24,12 @@ from igw_extproc.director import Director
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.gpu_watch import GpuWatch
 from igw_extproc.grpc_transport import GrpcServer
+from igw_extproc.health import Health, HealthStatistics
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers, LedgerStatistics
 from igw_extproc.overflow import StandbyStatistics
+from igw_extproc.reports import Reports
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
 from igw_extproc.scheduling.split import SplitStatistics
@@ -57,9 +59,11 @@ class Parts:
         self.gpus = GpuWatch(self.ledgers)
         self.telemetry = telemetry.Telemetry()
         self.draining = False
-        self.director = Director(self.datastore, self.ledgers, self.index, rng)
+        self.health = Health(self._endpoint_changed, self._arm)
+        self.director = Director(self.datastore, self.ledgers, self.index, rng, health=self.health)
         self.admission = Admission(self.director, secrets.token_bytes(32), self._arm)
         self.clock = clock
+        self.reports = Reports(self.director, self.ledgers, clock, self.scraper.refresh)
         self._alarm: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self.picker = Picker(
@@ -80,6 +84,7 @@ class Parts:
     def _forget(self, slot: int) -> None:
         self.index.forget(slot)
         self.director.shadows.forget(slot)
+        self.health.forget(slot)
 
     def _objects_changed(self) -> None:
         endpoints = self.datastore.endpoints()
@@ -105,10 +110,11 @@ class Parts:
 
     def _ring(self) -> None:
         self._rings_at = math.inf
+        self.health.tick(self.clock())
         self.admission.expire(self.clock())
-        due = self.admission.due()
-        if due is not None:
-            self._arm(due)
+        due, next_state = self.admission.due(), self.health.due()
+        if due is not None or next_state < math.inf:
+            self._arm(next_state if due is None else min(due, next_state))
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -135,7 +141,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
         gpus = group.create_task(parts.gpus.run(), name="gpus")
         # The metrics first: if that port is taken, no proxy has been let in yet.
         metrics, metrics_port = await _serve_metrics(parts, settings)
-        server = _server(settings, parts.picker.methods(), group)
+        server = _server(settings, {**parts.picker.methods(), **parts.reports.methods()}, group)
         port = await server.start(settings.host, settings.port)
         announce(
             f"igw picker listening transport={settings.transport} address={settings.host}:{port} "
@@ -144,6 +150,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
         await stop.wait()
         log.info("draining seconds=%.1f", settings.drain_seconds)
         parts.draining = True
+        parts.reports.close()
         await server.drain(settings.drain_seconds)
         await metrics.cleanup()
         for task in (scraping, watching, gpus):
@@ -199,6 +206,9 @@ class _Snapshots:
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self._parts.director.splits()
+
+    def health(self) -> HealthStatistics:
+        return self._parts.health.statistics()
 
     def shadows(self) -> Mapping[str, ShadowStatistics]:
         return self._parts.director.shadows.statistics()

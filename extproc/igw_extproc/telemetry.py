@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from igw_extproc.flowcontrol.queue import QueueStatistics
+from igw_extproc.health import HealthStatistics
 from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.overflow import StandbyStatistics
@@ -121,6 +122,7 @@ class Sources(Protocol):
     def unseen_pools(self) -> Collection[str]: ...
     def queues(self) -> Mapping[str, QueueStatistics]: ...
     def shadows(self) -> Mapping[str, ShadowStatistics]: ...
+    def health(self) -> HealthStatistics: ...
     def splits(self) -> Mapping[str, SplitStatistics]: ...
     def standbys(self) -> Iterable[StandbyStatistics]: ...
 
@@ -141,6 +143,7 @@ class PickerCollector(Collector):
         yield from self._shadow_families()
         yield from self._latency_families()
         yield from self._endpoint_families()
+        yield from self._health_families()
         yield from self._inner_families()
 
     def _request_families(self) -> Iterable[Metric]:
@@ -305,6 +308,19 @@ class PickerCollector(Collector):
             unseen.add_metric((pool,), 1.0)
         yield unseen
 
+    def _health_families(self) -> Iterable[Metric]:
+        health = self._sources.health()
+        ejected = GaugeMetricFamily(
+            "igw_picker_endpoint_ejected", "1 while it gets no requests, since it failed some.", labels=("endpoint",)
+        )
+        for address, is_out in health.ejected.items():
+            ejected.add_metric((address,), float(is_out))
+        yield ejected
+        yield _counters("igw_picker_ejections", "Ejections, by reason.", health.ejections, "endpoint", "reason")
+        yield _counters(
+            "igw_picker_failed_tries", "Tries that failed, by endpoint and kind.", health.failures, "endpoint", "kind"
+        )
+
     def _inner_families(self) -> Iterable[Metric]:
         streams = self._telemetry.open_streams
         yield GaugeMetricFamily("igw_picker_open_streams", "Streams open to proxies.", value=streams)
@@ -352,7 +368,7 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ..
 )
 
 
-def _counters(name: str, text: str, counter: Counter[Any], *labels: str) -> CounterMetricFamily:
+def _counters(name: str, text: str, counter: Mapping[Any, int], *labels: str) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=labels)
     for key, count in counter.items():
         family.add_metric(key if isinstance(key, tuple) else (key,), count)

@@ -27,8 +27,18 @@ FREEZE_SEEN = 4.0
 # An engine that is away is asked at least once a second.
 RETURN_SEEN = 3.0
 
-# Completions, but not chats, may wait one second for a try.
+# Completions, but not chats, may wait one second for a try. No failure has consequences for requests that come later.
 BOUNDED = """
+apiVersion: inferencegateway.io/v1alpha1
+kind: InferencePoolPolicy
+metadata:
+  name: forgiving
+spec:
+  targetRefs:
+    - group: inference.networking.x-k8s.io
+      name: vllm-llama2-7b-pool
+  passiveHealth: {enabled: false}
+---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata:

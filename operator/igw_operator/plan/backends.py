@@ -13,14 +13,15 @@ from igw_api.objects import (
     FailureMode,
     Key,
     Member,
+    Policy,
     Pool,
     Service,
     addresses,
     join_host_port,
     selects,
 )
-from igw_api.split import Role, Split
-from igw_operator.plan.model import Cluster
+from igw_api.split import Role
+from igw_operator.plan.model import Cluster, Resilience
 
 H2C = "kubernetes.io/h2c"
 
@@ -32,7 +33,7 @@ class Catalog:
     pools: Mapping[Key, Pool]
     services: Mapping[Key, Service]
     members: tuple[Member, ...] = field(default=())
-    splits: Mapping[Key, Split] = field(default_factory=dict)  # of the pools that divide requests
+    policies: Mapping[Key, Policy] = field(default_factory=dict)  # by pool: the one that applies
 
     def cluster(self, ref: BackendRef) -> Cluster | str:
         """The cluster that `ref` means, or why there is none."""
@@ -50,11 +51,14 @@ class Catalog:
     def pool_cluster(self, pool: Pool) -> Cluster:
         """The cluster of a pool whose requests the picker places."""
         cluster = _cluster(f"pool/{pool.key}", self._pool_addresses(pool), placed=True, http2=_http2(pool))
-        return replace(cluster, only_placed=pool.failure_mode is FailureMode.CLOSE)
+        policy = self.policies.get(pool.key)
+        treated = Resilience(retry=policy.retry, passive_health=policy.passive_health) if policy else Resilience()
+        return replace(cluster, only_placed=pool.failure_mode is FailureMode.CLOSE, resilience=treated)
 
     def _pool_addresses(self, pool: Pool) -> Iterable[str]:
         """Without those that only compute prompts: the proxy must never choose one of them by itself."""
-        split = self.splits.get(pool.key)
+        policy = self.policies.get(pool.key)
+        split = policy.split if policy is not None else None
         for member in self.members:
             answers = split is None or split.role(member.labels) in (Role.DECODE, Role.BOTH)
             if answers and member.ready and member.key.namespace == pool.key.namespace:

@@ -24,7 +24,7 @@ from igw_api.objects import (
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
-from igw_api.resolution import age, splits
+from igw_api.resolution import age, winning_policies
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.attachments import attachment_conditions
 from igw_operator.plan.backends import Catalog
@@ -106,7 +106,10 @@ def build_plan(
     """
     draft = _Draft(
         catalog=Catalog(
-            objects.pools, objects.services, tuple(objects.members.values()), splits(objects.policies.values())
+            objects.pools,
+            objects.services,
+            tuple(objects.members.values()),
+            winning_policies(objects.policies.values()),
         ),
         gateways=_gateways(objects, controller),
         first_byte=first_byte,

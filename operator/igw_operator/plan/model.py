@@ -7,31 +7,8 @@ here, so that every renderer spells the same ones.
 from dataclasses import dataclass, field
 
 from igw_api.objects import LONGEST_WAIT, FailureMode, Key, RouteMatch
+from igw_api.resilience import PassiveHealth, Retry
 from igw_api.standby import Provider
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """When and how often a request is sent again, to another endpoint. Never after a response byte went out.
-
-    A completion is safe to repeat: the engine keeps nothing of a failed try.
-    """
-
-    attempts: int = 2
-    statuses: tuple[int, ...] = (503,)  # engines that drain or load a model answer it
-    base_interval: float = 0.025  # a dead host is left at once; the pause only spreads a burst
-    max_interval: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class PassiveHealth:
-    """Ejection of endpoints that fail in a row, so that round robin avoids them too."""
-
-    failures: int = 3
-    interval: float = 1.0
-    base_ejection: float = 5.0  # times the number of ejections so far
-    max_ejection: float = 60.0
-    max_ejected_percent: int = 100  # an endpoint that only fails is worth nothing, even as the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +17,7 @@ class Resilience:
 
     connect_timeout: float = 1.0
     retry: Retry = field(default_factory=Retry)
+    retry_pause: tuple[float, float] = (0.025, 0.25)  # a dead host is left at once; pauses only spread a burst
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     # LLM requests live for minutes: Envoy's default of 1024 would cap the gateway.
     max_requests: int = 65536

@@ -26,6 +26,7 @@ from igw_operator.render.filters import (
     FIRST_BYTE_FILTER,
     HOLD_FILTER,
     PLACEMENT_FILTER,
+    failed_tries,
     first_byte_filter,
     hold_filter,
     placement_filter,
@@ -137,7 +138,7 @@ def _filters(plan: GatewayPlan) -> list[hcm_v3.HttpFilter]:
         HOLD_FILTER: hold_filter(plan.picker),
         FIRST_BYTE_FILTER: first_byte_filter(plan.picker),
     }
-    router = router_v3.Router(suppress_envoy_headers=True)
+    router = router_v3.Router(suppress_envoy_headers=True, upstream_log=[failed_tries()])
     return [
         *(
             hcm_v3.HttpFilter(name=name, typed_config=PackedAny.pack(config), disabled=True)

@@ -1,18 +1,22 @@
 """Where requests go: the plan's clusters and the picker's, with their resilience. Pure."""
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster_v3
+from envoy_data_plane.envoy.config.common.matcher import v3 as matcher_v3
 from envoy_data_plane.envoy.config.core import v3 as core_v3
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint_v3
+from envoy_data_plane.envoy.config.route import v3 as route_v3
 from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host import v3 as override_host_v3
 from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin import v3 as round_robin_v3
 from envoy_data_plane.envoy.extensions.load_balancing_policies.subset import v3 as subset_v3
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http_v3
 from envoy_data_plane.envoy.type import v3 as type_v3
+from envoy_data_plane.envoy.type.matcher import v3 as type_matcher_v3
 from envoy_data_plane.envoy.type.metadata import v3 as metadata_v3
 from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
-from igw_operator.plan.model import Cluster, Keepalive, PassiveHealth, PickerRules
+from igw_api.resilience import PassiveHealth, Retry
+from igw_operator.plan.model import Cluster, Keepalive, PickerRules
 from igw_operator.render.files import (
     PICKER_CLUSTER,
     Address,
@@ -47,9 +51,11 @@ def cluster(planned: Cluster, around: Surroundings) -> cluster_v3.Cluster:
             healthy_panic_threshold=type_v3.Percent(value=planned.resilience.panic_percent)
         ),
         outlier_detection=_outliers(planned.resilience.passive_health),
-        circuit_breakers=limits(planned.resilience.max_requests),
+        circuit_breakers=limits(planned.resilience.max_requests, _budget(planned.resilience.retry)),
         typed_extension_protocol_options=_protocol(
-            core_v3.Http2ProtocolOptions() if planned.http2 else None, planned.resilience.upstream_idle
+            core_v3.Http2ProtocolOptions() if planned.http2 else None,
+            planned.resilience.upstream_idle,
+            _errors(planned.resilience.passive_health),
         ),
         upstream_connection_options=_keepalive(),
     )
@@ -140,30 +146,71 @@ def _policy(
     )
 
 
-def _outliers(rules: PassiveHealth) -> cluster_v3.OutlierDetection:
+def _outliers(rules: PassiveHealth) -> cluster_v3.OutlierDetection | None:
+    """The picker's rule, for what the picker does not place. None: nobody is ejected."""
+    if not rules.enabled:
+        return None
     return cluster_v3.OutlierDetection(
-        consecutive_gateway_failure=rules.failures,
-        enforcing_consecutive_gateway_failure=100,  # Envoy's default counts but does not act
+        consecutive_gateway_failure=rules.failures or None,
+        enforcing_consecutive_gateway_failure=100 if rules.failures else 0,  # Envoy's default counts but does not act
+        enforcing_consecutive_5xx=0,  # 500 may be the request's own fault: only their share counts
         enforcing_success_rate=0,  # a rate against the other endpoints' says little at LLM request rates
+        failure_percentage_threshold=round(rules.threshold * 100),
+        enforcing_failure_percentage=100 if rules.threshold else 0,
+        failure_percentage_minimum_hosts=1,
+        failure_percentage_request_volume=rules.min_requests,
         interval=seconds(rules.interval),
         base_ejection_time=seconds(rules.base_ejection),
         max_ejection_time=seconds(rules.max_ejection),
-        max_ejection_percent=rules.max_ejected_percent,
+        max_ejection_percent=round(rules.max_ejected * 100),
+        always_eject_one_host=True,
     )
 
 
-def limits(most: int) -> cluster_v3.CircuitBreakers:
-    """At most so many at once, of everything."""
+def _errors(rules: PassiveHealth) -> matcher_v3.MatchPredicate:
+    """Which answers count as failures: 500 to 599, but for what a full endpoint says."""
+    failed = _status("5[0-9][0-9]")
+    if not rules.full_statuses:
+        return failed
+    full = _status("|".join(str(status) for status in rules.full_statuses))
+    both = matcher_v3.MatchPredicateMatchSet(rules=[failed, matcher_v3.MatchPredicate(not_match=full)])
+    return matcher_v3.MatchPredicate(and_match=both)
+
+
+def _status(pattern: str) -> matcher_v3.MatchPredicate:
+    matches = type_matcher_v3.StringMatcher(safe_regex=type_matcher_v3.RegexMatcher(regex=pattern))
+    header = route_v3.HeaderMatcher(name=":status", string_match=matches)
+    return matcher_v3.MatchPredicate(http_response_headers_match=matcher_v3.HttpHeadersMatch(headers=[header]))
+
+
+def _budget(retry: Retry) -> cluster_v3.CircuitBreakersThresholdsRetryBudget:
+    return cluster_v3.CircuitBreakersThresholdsRetryBudget(
+        budget_percent=type_v3.Percent(value=retry.budget * 100), min_retry_concurrency=retry.budget_min
+    )
+
+
+def limits(
+    most: int, budget: cluster_v3.CircuitBreakersThresholdsRetryBudget | None = None
+) -> cluster_v3.CircuitBreakers:
+    """At most so many at once, of everything; retries by a budget of their own."""
     return cluster_v3.CircuitBreakers(
         thresholds=[
             cluster_v3.CircuitBreakersThresholds(
-                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+                max_connections=most,
+                max_pending_requests=most,
+                max_requests=most,
+                max_retries=most if budget is None else None,
+                retry_budget=budget,
             )
         ]
     )
 
 
-def _protocol(http2: core_v3.Http2ProtocolOptions | None, idle: float | None = None) -> dict[str, PackedAny]:
+def _protocol(
+    http2: core_v3.Http2ProtocolOptions | None,
+    idle: float | None = None,
+    errors: matcher_v3.MatchPredicate | None = None,
+) -> dict[str, PackedAny]:
     # An empty message counts as false.
     http1 = core_v3.Http1ProtocolOptions() if http2 is None else None
     options = upstream_http_v3.HttpProtocolOptions(
@@ -171,6 +218,9 @@ def _protocol(http2: core_v3.Http2ProtocolOptions | None, idle: float | None = N
             http_protocol_options=http1, http2_protocol_options=http2
         ),
         common_http_protocol_options=core_v3.HttpProtocolOptions(idle_timeout=seconds(idle)) if idle else None,
+        outlier_detection=upstream_http_v3.HttpProtocolOptionsOutlierDetection(error_matcher=errors)
+        if errors
+        else None,
     )
     return {HTTP_OPTIONS: PackedAny.pack(options)}
 

@@ -79,4 +79,5 @@ def resources(*items: betterproto2.Message) -> str:
 
 def text(message: betterproto2.Message) -> str:
     """The file's text: stable, so that equal configuration means equal files."""
-    return json.dumps(message.to_dict(casing=betterproto2.Casing.SNAKE), indent=1) + "\n"
+    # The classes spell `consecutive_5xx` in JSON as Envoy does not read it.
+    return json.dumps(message.to_dict(casing=betterproto2.Casing.SNAKE), indent=1).replace('_5_xx": ', '_5xx": ') + "\n"

@@ -11,7 +11,9 @@ on. For a request without a route the picker would refuse what is not its busine
 to have one, the connection would be closed before the picker has let the proxy's own answer pass.
 """
 
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog_v3
 from envoy_data_plane.envoy.config.core import v3 as core_v3
+from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_log_v3
 from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer_v3
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc_v3
 from envoy_data_plane.envoy.type.matcher import v3 as matcher_v3
@@ -45,6 +47,10 @@ REQUEST_ATTRIBUTES = [
 ]
 # All that it reads of a response.
 RESPONSE_HEADERS = (":status", "content-type", wire.PREFILL_OUTCOME_HEADER)
+
+# A try without an answer, or with one that broke off: the connection failed, ended, was reset, or spoke no HTTP; its
+# time was up. A client that leaves has none of these.
+BROKEN = ["UF", "UC", "UR", "UPE", "UT"]
 
 _HEADERS = ext_proc_v3.ProcessingModeHeaderSendMode
 _BODY = ext_proc_v3.ProcessingModeBodySendMode
@@ -94,6 +100,40 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
     )
 
 
+def failed_tries(picker: str = PICKER_CLUSTER) -> accesslog_v3.AccessLog:
+    """Tells the cluster `picker` of each try that failed, and of no other: retries would hide from it who did."""
+    return accesslog_v3.AccessLog(
+        name="envoy.access_loggers.http_grpc",
+        filter=accesslog_v3.AccessLogFilter(or_filter=accesslog_v3.OrFilter(filters=[_broken(), *_bad_answers()])),
+        typed_config=PackedAny.pack(
+            grpc_log_v3.HttpGrpcAccessLogConfig(
+                common_config=grpc_log_v3.CommonGrpcAccessLogConfig(
+                    log_name="tries",
+                    grpc_service=_picker(picker),
+                    transport_api_version=core_v3.ApiVersion.V3,
+                    buffer_size_bytes=0,  # at once: before the request itself has ended
+                ),
+                additional_request_headers_to_log=[wire.LEASE_HEADER],
+            )
+        ),
+    )
+
+
+def _broken() -> accesslog_v3.AccessLogFilter:
+    return accesslog_v3.AccessLogFilter(response_flag_filter=accesslog_v3.ResponseFlagFilter(flags=BROKEN))
+
+
+def _bad_answers() -> list[accesslog_v3.AccessLogFilter]:
+    operators = accesslog_v3.ComparisonFilterOp
+    return [_status(operators.GE, 500), _status(operators.EQ, 429)]
+
+
+def _status(operator: accesslog_v3.ComparisonFilterOp, status: int) -> accesslog_v3.AccessLogFilter:
+    value = core_v3.RuntimeUInt32(default_value=status, runtime_key=f"igw.tries.{status}")
+    comparison = accesslog_v3.ComparisonFilter(op=operator, value=value)
+    return accesslog_v3.AccessLogFilter(status_code_filter=accesslog_v3.StatusCodeFilter(comparison=comparison))
+
+
 def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     """The filters as the pool wants them."""
     config = {PLACEMENT_FILTER: _enabled(), HOLD_FILTER: _held(rules)}
@@ -127,8 +167,8 @@ def _request_modes(
     return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides(processing_mode=modes)))
 
 
-def _picker() -> core_v3.GrpcService:
-    return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
+def _picker(cluster: str = PICKER_CLUSTER) -> core_v3.GrpcService:
+    return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=cluster))
 
 
 def _lb_namespace() -> ext_proc_v3.MetadataOptionsMetadataNamespaces:

@@ -16,6 +16,7 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
 from igw_api.objects import Lead, PathKind, RouteMatch, ValueMatch
+from igw_api.resilience import Retry
 from igw_operator.plan.model import (
     Cluster,
     Destination,
@@ -24,7 +25,7 @@ from igw_operator.plan.model import (
     PlannedListener,
     PlannedRoute,
     Refusal,
-    Retry,
+    Resilience,
     Site,
 )
 from igw_operator.render.errors import SERVICE_ERROR
@@ -36,8 +37,10 @@ from igw_operator.render.providers import provider_action, served_by
 MILLION = 1_000_000
 # To get, cancel or delete a response of OpenAI's responses API.
 KEPT_RESPONSE = r".*/responses/resp_[0-9a-f]{32}([/?].*)?"
-# A response that has begun is never sent again, whatever this says.
-RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,retriable-status-codes"
+# Where the endpoint has not had all of the request. A response that has begun is never sent again, whatever is said.
+# What the picker says that goes with the request: who computes the prompt; which one it is, for the log of tries.
+TOLD = (wire.PREFILLER_HEADER, wire.PREFILL_FAILURE_HEADER, wire.LEASE_HEADER)
+UNSEEN = ("connect-failure", "refused-stream", "reset-before-request")
 
 
 def rds_file(listener: PlannedListener) -> str:
@@ -66,7 +69,7 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
     return route_v3.RouteConfiguration(
         name=table_name(listener),
         ignore_port_in_host_matching=True,
-        request_headers_to_add=[_told(name) for name in (wire.PREFILLER_HEADER, wire.PREFILL_FAILURE_HEADER)],
+        request_headers_to_add=[_told(name) for name in TOLD],
         virtual_hosts=[
             route_v3.VirtualHost(
                 name=host.hostname,
@@ -153,19 +156,24 @@ def _action(route: PlannedRoute, cluster: Cluster, plan: GatewayPlan) -> route_v
         cluster=cluster.name,
         timeout=timedelta(seconds=route.request_timeout or 0),  # Envoy's default of 15 s would cut completions
         idle_timeout=seconds(max(plan.idle_timeout, route.request_timeout or 0)),
-        retry_policy=_retry(cluster.resilience.retry, route.try_timeout),
+        retry_policy=_retry(cluster.resilience, route.try_timeout),
     )
 
 
-def _retry(retry: Retry, try_timeout: float | None) -> route_v3.RetryPolicy:
+def retry_on(retry: Retry) -> list[str]:
+    """When to try again, in Envoy's words. `reset` is also where the time for a try is up."""
+    lost, status = ["reset"] if retry.lost else [], ["retriable-status-codes"] if retry.statuses else []
+    return [*UNSEEN, *lost, *status]
+
+
+def _retry(resilience: Resilience, try_timeout: float | None) -> route_v3.RetryPolicy:
+    retry, (base, longest) = resilience.retry, resilience.retry_pause
     return route_v3.RetryPolicy(
-        retry_on=RETRY_ON,
+        retry_on=",".join(retry_on(retry)),
         num_retries=retry.attempts,
         retriable_status_codes=list(retry.statuses),
         per_try_timeout=seconds(try_timeout),
-        retry_back_off=route_v3.RetryPolicyRetryBackOff(
-            base_interval=seconds(retry.base_interval), max_interval=seconds(retry.max_interval)
-        ),
+        retry_back_off=route_v3.RetryPolicyRetryBackOff(base_interval=seconds(base), max_interval=seconds(longest)),
         retry_host_predicate=[
             route_v3.RetryPolicyRetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts",

@@ -101,7 +101,8 @@ def test_defaults_fit_and_required_fields_exist(schema: dict[str, Any]) -> None:
     for path, node in nodes(schema):
         assert set(node.get("required", [])) <= set(node.get("properties", {})), path
         if "default" in node:
-            kind = {"object": dict, "string": str, "integer": int, "number": float, "boolean": bool}[node["type"]]
+            kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": float, "boolean": bool}
+            kind = kinds[node["type"]]
             assert isinstance(node["default"], kind), path
             assert node["default"] in node.get("enum", [node["default"]]), path
         if node.get("x-kubernetes-list-type") == "map":

@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from igw_api.objects import Shadow
+from igw_api.resilience import PassiveHealth
 from igw_api.split import Split
 from igw_extproc import telemetry
 from igw_extproc.domain import Outcome
 from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
+from igw_extproc.health import HealthStatistics
 from igw_extproc.ledgers import LedgerStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.overflow import StandbyStatistics
@@ -64,6 +66,9 @@ class Parts:
     def shadows(self) -> Mapping[str, ShadowStatistics]:
         return self.picking.director.shadows.statistics()
 
+    def health(self) -> HealthStatistics:
+        return self.picking.director.health.statistics()
+
     def unseen_pools(self) -> Sequence[str]:
         return [view.name for view in self.picking.datastore.views.values() if view.unseen]
 
@@ -74,6 +79,14 @@ def parts(engines: int = 2) -> Parts:
     if engines:
         queue.offer(object(), ask(priority=1), "", 1, 0.0, capacity=True)
     return Parts(picking, Scraper(picking.ledgers, random.Random(0)), queue)
+
+
+def eject(picking: Picking) -> None:
+    """One endpoint fails until it is out."""
+    failing = picking.ledgers.get(address(1))
+    assert failing is not None
+    for _ in range(PassiveHealth().failures):
+        picking.director.health.failed(failing, 0, True, 1.0)
 
 
 def full() -> Telemetry:
@@ -128,6 +141,7 @@ def test_the_page_lists_every_series_with_its_type_and_labels_and_no_other() -> 
     here.picking.director.place(arrived(chat(), route="default/llm"), 1.0)
     here.picking.ledgers.unreachable(address(2), "refused", 1.0)
     here.picking.ledgers.gpu_told(address(1), 0.5)
+    eject(here.picking)
     for family in telemetry.registry(full(), here).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}

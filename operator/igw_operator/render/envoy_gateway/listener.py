@@ -7,6 +7,8 @@ and cuts its long streams.
 from collections.abc import Iterator
 from typing import Any
 
+import betterproto2
+
 from igw_api import wire
 from igw_api.meta import GATEWAY_GROUP
 from igw_operator.plan.model import GatewayPlan, Keepalive, PickerRules, Site
@@ -14,6 +16,7 @@ from igw_operator.render.envoy_gateway.manifests import duration, manifest
 from igw_operator.render.envoy_gateway.names import Names, site_labels
 from igw_operator.render.envoy_gateway.picker import GRPC_PORT, cannot_be_asked
 from igw_operator.render.envoy_gateway.values import Observed, Options, Phase, Rendered
+from igw_operator.render.filters import failed_tries
 
 # What Envoy Gateway lets a message carry; it refuses attributes that name a header.
 ATTRIBUTES = ["xds.route_name", "request.path"]
@@ -52,7 +55,7 @@ def listener_objects(
         patch = {
             "targetRef": target,
             "type": "JSONPatch",
-            "jsonPatches": [_trim(site, names), _look_again(site, plan, names)],
+            "jsonPatches": [_trim(site, names), _failed_tries(site, names), _look_again(site, plan, names)],
         }
         yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyPatchPolicy", key, labels, spec=patch), waits)
 
@@ -119,6 +122,21 @@ def _trim(site: Site, names: Names) -> dict[str, Any]:
             "jsonPath": f"..http_filters[?(@.name=='{name}')].typed_config",
             "path": "/forward_rules",
             "value": {"allowed_headers": {"patterns": [{"exact": header} for header in FORWARDED]}},
+        },
+    }
+
+
+def _failed_tries(site: Site, names: Names) -> dict[str, Any]:
+    """Tell the picker of each try that failed, as in `filters.failed_tries`."""
+    log = failed_tries(_asking(site, names)).to_dict(casing=betterproto2.Casing.SNAKE)
+    return {
+        "type": LISTENER_TYPE,
+        "name": f"{site.gateway}/{site.listener}",
+        "operation": {
+            "op": "add",
+            "jsonPath": "..http_filters[?(@.name=='envoy.filters.http.router')].typed_config",
+            "path": "/upstream_log",
+            "value": [log],
         },
     }
 

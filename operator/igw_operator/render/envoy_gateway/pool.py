@@ -11,6 +11,7 @@ from typing import Any
 from igw_api import wire
 from igw_api.meta import GATEWAY_GROUP
 from igw_api.objects import FailureMode, Key, Lead, Pool
+from igw_api.resilience import PassiveHealth, Retry
 from igw_api.split import Split
 from igw_operator.plan.backends import H2C
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
@@ -20,8 +21,9 @@ from igw_operator.render.envoy_gateway.names import Names, pool_labels, site_lab
 from igw_operator.render.envoy_gateway.picker import GRPC_PORT, GRPC_PORT_NAME, leads_to_pods
 from igw_operator.render.envoy_gateway.values import Manifest, Observed, Phase, Rendered
 from igw_operator.render.errors import SERVICE_ERROR, error_body
+from igw_operator.render.routes import retry_on
 
-RETRY_ON = ["connect-failure", "refused-stream", "reset-before-request", "reset", "retriable-status-codes"]
+NEVER = 1_000_000  # Envoy would eject after five answers from 500 in a row; here only their share counts
 ANY_PATH = {"type": "PathPrefix", "value": "/"}
 
 
@@ -120,32 +122,14 @@ def _route(site: Site, pool: Pool, names: Names) -> dict[str, Any]:
 
 
 def _treatment(resilience: Resilience, plan: GatewayPlan) -> dict[str, Any]:
-    retry, health = resilience.retry, resilience.passive_health
     return {
         "loadBalancer": {
             "type": "RoundRobin",
             "endpointOverride": {"extractFrom": [{"header": wire.DESTINATION_HEADER}]},
         },
-        "retry": {
-            "numRetries": retry.attempts,
-            "retryOn": {"triggers": RETRY_ON, "httpStatusCodes": list(retry.statuses)},
-            "perRetry": {
-                "backOff": {
-                    "baseInterval": duration(retry.base_interval),
-                    "maxInterval": duration(retry.max_interval),
-                }
-            },
-        },
-        "healthCheck": {
-            "panicThreshold": round(resilience.panic_percent),
-            "passive": {
-                "consecutiveGatewayErrors": health.failures,
-                "interval": duration(health.interval),
-                "baseEjectionTime": duration(health.base_ejection),
-                "maxEjectionPercent": health.max_ejected_percent,
-            },
-        },
-        "circuitBreaker": limits(resilience.max_requests),
+        "retry": _retry(resilience),
+        "healthCheck": {"panicThreshold": round(resilience.panic_percent), **_passive(resilience.passive_health)},
+        "circuitBreaker": {**limits(resilience.max_requests), **_budget(resilience.retry)},
         "timeout": {
             "tcp": {"connectTimeout": duration(resilience.connect_timeout)},
             # Without a request timeout Envoy's own of 15 s would cut completions.
@@ -157,6 +141,37 @@ def _treatment(resilience: Resilience, plan: GatewayPlan) -> dict[str, Any]:
         },
         "tcpKeepalive": tcp_keepalive(plan.keepalive),
     }
+
+
+def _retry(resilience: Resilience) -> dict[str, Any]:
+    base, longest = (duration(pause) for pause in resilience.retry_pause)
+    retry = resilience.retry
+    statuses = {"httpStatusCodes": list(retry.statuses)} if retry.statuses else {}
+    return {
+        "numRetries": retry.attempts,
+        "retryOn": {"triggers": retry_on(retry), **statuses},
+        "perRetry": {"backOff": {"baseInterval": base, "maxInterval": longest}},
+    }
+
+
+def _passive(health: PassiveHealth) -> dict[str, Any]:
+    if not health.enabled:
+        return {}
+    rules = {
+        "consecutiveGatewayErrors": health.failures or NEVER,
+        "consecutive5XxErrors": NEVER,
+        "failurePercentageThreshold": round(health.threshold * 100) or None,
+        "interval": duration(health.interval),
+        "baseEjectionTime": duration(health.base_ejection),
+        "maxEjectionPercent": round(health.max_ejected * 100),
+        "alwaysEjectOneEndpoint": True,
+    }
+    return {"passive": {name: value for name, value in rules.items() if value is not None}}
+
+
+def _budget(retry: Retry) -> dict[str, Any]:
+    share = {"numerator": round(retry.budget * 100), "denominator": 100}
+    return {"retryBudget": {"percent": share, "minRetryConcurrency": retry.budget_min}}
 
 
 def _refusal() -> Manifest:
