@@ -110,7 +110,8 @@ class Admission:
         view = wish.serving.view
         self.overflow.saw(view.name, now)
         found: Diverted | Declined = Declined("")
-        if not wish.allowed and not view.opens_unseen and not self._director.open_to(view.name):
+        nobody = not wish.allowed and not self._director.open_to(view.name)
+        if not view.opens_unseen and (nobody or self._director.health.has_all(wish.allowed)):
             found = self.overflow.divert(wish, request, OUT if view.endpoints else EMPTY, now)
             if isinstance(found, Diverted):
                 return found

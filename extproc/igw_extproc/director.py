@@ -335,13 +335,9 @@ class Director:
         return [ledger for ledger in allowed if ledger.endpoint.address == home] if home is not None else allowed
 
     def _candidates(self, serving: _Serving, subset: Container[str] | None) -> list[Ledger]:
-        """Who may be chosen, without those that are out if others can do all that a request needs."""
-        scheduler = serving.scheduler
-        allowed = scheduler.candidates(serving.ledgers, subset)
-        if not self.health.out:
-            return allowed
-        kept = self.health.keep(allowed)
-        return allowed if scheduler.missing(kept) is not None and scheduler.missing(allowed) is None else kept
+        """Who may be chosen, without those that are out if there are others."""
+        allowed = serving.scheduler.candidates(serving.ledgers, subset)
+        return self.health.keep(allowed) if self.health.out else allowed
 
     def _with_id(self, unnamed: bytes, body: bytes | None, flight: Flight) -> bytes | None:
         """The body with an id for its response, where engines take one; else as it is."""

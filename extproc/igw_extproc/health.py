@@ -145,6 +145,10 @@ class Health:
         """Those that may get requests; all, if none may: a request that fails is no worse than one refused."""
         return [one for one in ledgers if one not in self.out] or list(ledgers)
 
+    def has_all(self, ledgers: Sequence[Ledger]) -> bool:
+        """Whether all of these are out, and would be chosen only for want of others."""
+        return bool(self.out) and bool(ledgers) and self.out.issuperset(ledgers)
+
     def began(self, ledger: Ledger) -> Watch | None:
         """A request is placed there. Returns whose limit it counts against, for `ended`."""
         watch = self.limited.get(ledger)

@@ -71,6 +71,20 @@ async def test_a_websocket_goes_through(patched: Space, session: aiohttp.ClientS
         assert await socket.receive_str(timeout=10) == "double one"
 
 
+async def test_an_engine_that_fails_requests_gets_none(patched: Space, session: aiohttp.ClientSession) -> None:
+    """Envoy tells the picker of each try that failed. No client notices: others answer what that engine fails."""
+    url, asked = await aside(patched.chats, "gw", PORT), patched.picker("gw", f"p{PORT}")
+    engine = await aside(lambda: patched.direct(patched.pods("app=llm")[0]))
+    async with load(session, url, SHORT_PROMPT, model="good", most=6000) as running:
+        await running.more(6)
+        async with session.post(f"{engine}/sim/fail", json={"reset": "before"}) as answer:
+            assert answer.status == 200
+        await aside(asked.until_metric, "igw_picker_endpoint_ejected", above=0)
+        async with session.post(f"{engine}/sim/fail", json={"clear": True}) as answer:
+            assert answer.status == 200
+    assert running.failed == []
+
+
 async def test_switching_them_off_loses_no_request(
     product: Product, patched: Space, session: aiohttp.ClientSession
 ) -> None:
