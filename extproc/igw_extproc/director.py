@@ -15,9 +15,10 @@ from igw_api.standby import Standby
 from igw_extproc import openai
 from igw_extproc.allowance import able, named, replaceable, shed, why_none
 from igw_extproc.answers import Answers
-from igw_extproc.datastore import Datastore, PoolView, Resolved, RouteView
+from igw_extproc.asking import adapter, asked_of, model_name, rewritten
+from igw_extproc.datastore import Datastore, PoolView, RouteView
 from igw_extproc.domain import Ask
-from igw_extproc.errors import BadRequest, NoEndpoints
+from igw_extproc.errors import NoEndpoints
 from igw_extproc.flight import Flight
 from igw_extproc.health import Health
 from igw_extproc.inflight import Ledger
@@ -26,7 +27,7 @@ from igw_extproc.messages import Arrived, Placement
 from igw_extproc.request_headers import RequestHeaders
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
-from igw_extproc.scheduling.prefix import BYTES_PER_TOKEN, PrefixIndex, chain, seed
+from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import Shadow, Shadows
 from igw_extproc.scheduling.split import SplitScheduler, SplitStatistics, prefill_headers
 from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, with_id
@@ -34,9 +35,6 @@ from igw_extproc.stickiness import KEEPS_RESPONSES, Homes, Sticky, named_in, wit
 log = logging.getLogger(__name__)
 
 _CURIOUS_OF: Final = 8
-_PRODUCES_NOTHING = frozenset({openai.Api.EMBEDDINGS, openai.Api.RERANK})
-# Engines take the parameters of a moved prompt with these.
-_DIVISIBLE = frozenset({openai.Api.CHAT, openai.Api.COMPLETIONS})
 
 
 class Unseen(Exception):
@@ -158,17 +156,17 @@ class Director:
         previous = reading.previous or named_in(header.path) or ""
         serving = self._pool(route, reading.model or header.model or None, previous)
         view = serving.view
-        asked = _model_name(reading, header, view, request.complete)
+        asked = model_name(reading, header, view, request.complete)
         resolved = view.resolve(asked, header.rewrite, header.objective, self._rng)
         allowed = self._allowed(serving, request.subset, previous)
-        body = _rewritten(reading, asked, resolved.target)
+        body = rewritten(reading, asked, resolved.target)
         unnamed = (body or request.body) if reading.keeps and request.complete else None
         session = header.session or reading.session
         key = self._homes.sessions.key(view.name, session) if session else None
         # Only declared names become labels: what clients make up has no end.
         model = asked if asked is not None and asked in view.models else ""
         expected = self._answers.expected(view.name, model)
-        ask = _ask(reading, resolved, _adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
+        ask = asked_of(reading, resolved, adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
         allowed = able(serving.scheduler, view.name, allowed, ask)
         names = (resolved.target, asked) if body is not None and resolved.target and asked else None
         if ask.priority < 0 and allowed:
@@ -368,46 +366,3 @@ class Director:
 
 def _nobody(_: object) -> None:
     """Nobody waits for a change."""
-
-
-def _model_name(reading: openai.Reading, header: RequestHeaders, view: PoolView, complete: bool) -> str | None:
-    """The model asked for: in the body, else in the header, else the pool's only one if the body cannot tell."""
-    name = reading.model or header.model or None
-    if name is None and reading.api is not openai.Api.OPAQUE:
-        if complete:
-            raise BadRequest("The body has no `model`. Name the model that shall answer.")
-        return view.only_model
-    return name
-
-
-def _adapter(resolved: Resolved, allowed: list[Ledger]) -> str | None:
-    """The adapter to have in place. Where no engine tells of adapters, another name is but a name."""
-    if resolved.adapter is None:
-        return None
-    told = any(ledger.load is not None and ledger.load.max_adapters is not None for ledger in allowed)
-    return resolved.adapter if told else None
-
-
-def _ask(
-    reading: openai.Reading,
-    resolved: Resolved,
-    adapter: str | None,
-    scheduler: Scheduler | SplitScheduler,
-    body_bytes: int,
-    expected: int,
-) -> Ask:
-    text, target = reading.text, resolved.target or ""
-    # An opaque or unreadable body still costs something: its size is the best guess.
-    prompt = (len(text) or body_bytes) // BYTES_PER_TOKEN + 1
-    produces = 0 if reading.api in _PRODUCES_NOTHING else expected
-    output = produces if reading.max_tokens is None else min(produces, reading.max_tokens)
-    prefix = chain(text, seed(target, reading.salt, adapter)) if text and scheduler.reads_prefixes else ()
-    divisible = reading.api in _DIVISIBLE
-    return Ask(target, prompt, output, prefix, adapter, resolved.priority, divisible=divisible, streams=reading.stream)
-
-
-def _rewritten(reading: openai.Reading, asked: str | None, target: str | None) -> bytes | None:
-    """The body with the target's name. None: it stays, since it has that name, or we have no whole body to change."""
-    if target is None or target == asked or reading.document is None:
-        return None
-    return openai.rewrite_model(reading.document, target)
