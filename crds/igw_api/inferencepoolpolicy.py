@@ -35,6 +35,7 @@ _SPLITS = ("pd-split", "dynamic-pd-split")
 
 
 SHORTEST_WAIT = 0.1  # seconds
+SHORTEST_FIRST_BYTE = 0.05
 SHORTEST_DWELL = 1.0
 _SECONDS = r"^[0-9]{1,5}(s|ms)$"
 
@@ -109,6 +110,11 @@ class PoolPolicySpec(Strict):
     """How an endpoint is chosen for each request."""
     queue: Queue | None = None
     """Lets requests wait in the picker while all engines are full. Without it they wait in the engines."""
+    first_byte_timeout: Annotated[str, Field(pattern=_SECONDS)] | None = None
+    """How long a streaming request may take to its first byte, from 50ms to 60s. Without it there is no limit.
+
+    Waiting in the picker counts; then an engine that has not answered is left for another.
+    """
     standby: Annotated[list[StandbySpec], Field(max_length=8), unique("name", lambda one: one.name)] = Field(
         default_factory=list
     )
@@ -133,7 +139,8 @@ class InferencePoolPolicy(ApiObject):
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
         split, queue = _split(spec.scheduling), _queue(spec.queue)
         chain = standbys(meta, spec.standby)
-        placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain)
+        late = _first_byte(spec.first_byte_timeout)
+        placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain, late)
         return (replace(placing, passive_health=passive_health(spec.passive_health), retry=retry(spec.retry)),)
 
 
@@ -147,6 +154,15 @@ def _queue(queue: Queue | None) -> objects.Queue | None:
     if period < SHORTEST_WAIT:
         raise Invalid(("spec", "queue", "retryPeriod"), f"must be 100ms or more, not {queue.retry_period}")
     return objects.Queue(queue.max_size, wait, period, queue.retries)
+
+
+def _first_byte(text: str | None) -> float | None:
+    """The same in seconds. Raises Invalid."""
+    if text is None:
+        return None
+    if not objects.LONGEST_WAIT >= seconds(text) >= SHORTEST_FIRST_BYTE:
+        raise Invalid(("spec", "firstByteTimeout"), f"must be from 50ms to 60s, not {text}")
+    return seconds(text)
 
 
 def _split(scheduling: Scheduling) -> Split | None:

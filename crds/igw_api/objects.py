@@ -144,6 +144,7 @@ class Policy:
     shadow: Shadow | None = None
     split: Split | None = None  # None: one endpoint serves a whole request
     standbys: tuple[Standby, ...] = ()  # tried in order
+    first_byte: float | None = None  # seconds that a stream may take to its first byte; None: any
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     retry: Retry = field(default_factory=Retry)
 

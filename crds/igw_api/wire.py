@@ -51,6 +51,10 @@ PREFILLED_REMOTELY: Final = "remote"
 PREFILLED_LOCALLY: Final = "local"  # no prefiller was named
 PREFILL_FAILED: Final = "failed"  # the prefiller did not do it: the decode endpoint did, or the request was refused
 
+# Picker -> proxy: how long one try may take to its response headers, in milliseconds. Envoy's own name; it takes
+# this from nobody but the picker.
+TRY_TIMEOUT_HEADER: Final = "x-envoy-upstream-rq-per-try-timeout-ms"
+
 # To the client: the standby that answered. Providers' errors are passed on as they are, so this tells whose they are.
 SERVED_BY_HEADER: Final = "x-igw-served-by"
 # What no provider is told: our own names, those that proxies add, and what clients say of themselves.

@@ -23,7 +23,7 @@ from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
-from igw_extproc.overflow import EMPTY, OUT, SATURATED, Declined, Diverted, Overflow
+from igw_extproc.overflow import SATURATED, Diverted, Overflow, in_time
 from igw_extproc.request_headers import credential, fairness_id
 
 # Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
@@ -99,7 +99,8 @@ class Admission:
     def admit(self, request: Arrived, applicant: Applicant, now: float) -> Placed | Place | Diverted:
         """Place the request, let it wait, or let a standby have it. Raises RoutingError and Unseen."""
         wish = self._director.read(request)
-        if wish.serving.view.standbys:
+        view = wish.serving.view
+        if view.standbys or view.first_byte:
             return self._admit_or_divert(wish, request, applicant, now)
         return self._admit(wish, request, applicant, now)
 
@@ -107,16 +108,12 @@ class Admission:
         self, wish: Wish, request: Arrived, applicant: Applicant, now: float
     ) -> Placed | Place | Diverted:
         """A pool that nobody can wait for is not waited for, while a standby takes the request."""
-        view = wish.serving.view
-        self.overflow.saw(view.name, now)
-        found: Diverted | Declined = Declined("")
-        nobody = not wish.allowed and not self._director.open_to(view.name)
-        if not view.opens_unseen and (nobody or self._director.health.has_all(wish.allowed)):
-            found = self.overflow.divert(wish, request, OUT if view.endpoints else EMPTY, now)
-            if isinstance(found, Diverted):
-                return found
+        found = self.overflow.at_once(wish, request, now)
+        if isinstance(found, Diverted):
+            return found
         try:
-            return self._admit(wish, request, applicant, now)
+            admitted = self._admit(wish, request, applicant, now)
+            return in_time(wish, admitted) if isinstance(admitted, Placed) else admitted
         except (NoEndpoints, Saturated) as error:
             if isinstance(error, Saturated):
                 found = self.overflow.divert(wish, request, SATURATED, now)
@@ -210,7 +207,8 @@ class Admission:
         line = self._lines[waiting.wish.serving.view.name]
         line.queue.dispatched(waiter, now)
         waiting.flight.sent(now)
-        waiting.applicant.placed(self._director.answer(waiting.wish, waiting.flight, now), now)
+        placed = self._director.answer(waiting.wish, waiting.flight, now)
+        waiting.applicant.placed(in_time(waiting.wish, placed), now)
 
     def _reserve(self, line: _Line, wish: Wish, now: float) -> Flight | None:
         """Its share of the endpoint that is best for it. None: it may have none, or not yet."""
@@ -236,6 +234,8 @@ class Admission:
             raise _error(wish.serving.view, refused[0])
         line.queue.needs(waiter, other)
         self.waiting += 1
+        if wish.serving.view.first_byte and wish.ask.streams:
+            line.queue.hurry(waiter, now + wish.serving.view.first_byte)
         line.empty = line.empty or not capacity
         self._refuse(pool, refused, now)
         self._arm(waiter.expires_at)
@@ -316,20 +316,14 @@ class Admission:
             self.waiting -= 1
             self._withdraw(one.payload, now)
             error = _error(self._director.view(pool) or one.payload.wish.serving.view, one)
-            found = self._divert(one, now)
+            wish, request, refusal = one.payload.wish, one.payload.request, one.refusal
+            # What was to be shed is shed.
+            waited = request if refusal.reason is not End.SHED else None
+            found = self.overflow.in_vain(wish, waited, refusal.capacity, now)
             if isinstance(found, Diverted):
                 one.payload.applicant.diverted(found)
             else:
                 one.payload.applicant.refused(error.but(found.why))
-
-    def _divert(self, refused: Refused[_Waiting], now: float) -> Diverted | Declined:
-        """A standby takes who has waited in vain. What was to be shed is shed."""
-        waiting, reason = refused.payload, refused.refusal.reason
-        if waiting.request is None or reason is End.SHED:
-            return Declined("")
-        endpoints = waiting.wish.serving.view.endpoints
-        why = SATURATED if refused.refusal.capacity else OUT if endpoints else EMPTY
-        return self.overflow.divert(waiting.wish, waiting.request, why, now)
 
 
 def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from igw_api import wire
 from igw_api.standby import VERSION_PATH, Standby
 from igw_extproc import openai
 from igw_extproc.budget import Budget, Window
-from igw_extproc.director import Director, Wish
+from igw_extproc.director import Director, Placed, Wish
 from igw_extproc.errors import RoutingError
 from igw_extproc.flight import Flight
 from igw_extproc.flowcontrol.room import is_open
@@ -24,6 +25,8 @@ from igw_extproc.request_headers import RequestHeaders
 SATURATED: Final = "saturated"
 EMPTY: Final = "empty"
 OUT: Final = "out"
+LATE: Final = "late"
+REASONS: Final = (SATURATED, EMPTY, OUT, LATE)
 
 _OPAQUE: Final = "this request is none that could be sent there"
 
@@ -43,6 +46,9 @@ class Declined(NamedTuple):
     """No standby takes it; `why` is whole sentences for the client, or empty."""
 
     why: str
+
+
+_NOT_ASKED: Final = Declined("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,28 @@ class Overflow:
         window.add(now)
         window.count(now)
 
+    def at_once(self, wish: Wish, request: Arrived, now: float) -> Diverted | Declined:
+        """What is not worth waiting for: a pool without endpoints, or without one that would be in time."""
+        view, director = wish.serving.view, self._director
+        self.saw(view.name, now)
+        nobody = not wish.allowed and not director.open_to(view.name)
+        if not view.opens_unseen and (nobody or director.health.has_all(wish.allowed)):
+            return self.divert(wish, request, OUT if view.endpoints else EMPTY, now)
+        if view.first_byte is None or not (wish.ask.streams and wish.allowed and view.standbys):
+            return _NOT_ASKED
+        flight = director.reserve(wish, now, again=True)
+        director.withdraw(flight, now)
+        late = flight.decision.first_token_s > view.first_byte
+        return self.divert(wish, request, LATE, now) if late else _NOT_ASKED
+
+    def in_vain(self, wish: Wish, request: Arrived | None, capacity: bool, now: float) -> Diverted | Declined:
+        """It has waited for nothing. `capacity`: the pool has endpoints. `request` None: it goes nowhere."""
+        if request is None:
+            return _NOT_ASKED
+        view = wish.serving.view
+        full = LATE if view.first_byte and wish.ask.streams else SATURATED
+        return self.divert(wish, request, full if capacity else OUT if view.endpoints else EMPTY, now)
+
     def divert(self, wish: Wish, request: Arrived, reason: str, now: float) -> Diverted | Declined:
         """Along the chain of the request's pool, as it is now."""
         view = self._director.view(wish.serving.view.name)
@@ -106,7 +134,7 @@ class Overflow:
             StandbyStatistics(
                 pool=pool,
                 standby=standby.name,
-                taken={reason: self._taken[(pool, standby.name, reason)] for reason in (SATURATED, EMPTY, OUT)},
+                taken={reason: self._taken[(pool, standby.name, reason)] for reason in REASONS},
                 declined=self._declined[(pool, standby.name)],
                 left=self._budget(pool, standby, now).left(now) if standby.provider is not None else None,
             )
@@ -123,11 +151,13 @@ class Overflow:
         if self._crowded(standby.pool):
             return "others wait there"
         try:
-            return self._placed(_moved(request, standby), standby, now)
+            return self._placed(_moved(request, standby), standby, wish.serving.view.first_byte, now)
         except RoutingError as error:
             return str(error).rstrip(".")
 
-    def _placed(self, request: Arrived, standby: Standby, now: float) -> tuple[Placement, Flight | None] | str:
+    def _placed(
+        self, request: Arrived, standby: Standby, first_byte: float | None, now: float
+    ) -> tuple[Placement, Flight | None] | str:
         """In another pool, where there is room at once. Raises RoutingError."""
         director = self._director
         if director.view(standby.pool or "") is None:
@@ -136,10 +166,11 @@ class Overflow:
         if not wish.allowed:
             return "none of its endpoints answers"
         flight = director.reserve(wish, now)
-        if not is_open(flight.place, wish.ask, now):
+        late = first_byte is not None and wish.ask.streams and flight.decision.first_token_s > first_byte
+        if late or not is_open(flight.place, wish.ask, now):
             director.withdraw(flight, now)
-            return "it has no room"
-        placed = director.answer(wish._replace(announced=standby.key), flight, now)
+            return "its first byte would be late too" if late else "it has no room"
+        placed = in_time(wish, director.answer(wish._replace(announced=standby.key), flight, now))
         body = placed.placement.body
         # Its model may have been called otherwise before it came here.
         return placed.placement._replace(body=body if body is not None else request.body), flight
@@ -168,6 +199,15 @@ class Overflow:
             budget = self._budgets[(pool, standby.name)] = Budget(standby.per_minute, standby.share, seen)
         budget.per_minute, budget.share = standby.per_minute, standby.share
         return budget
+
+
+def in_time(wish: Wish, placed: Placed) -> Placed:
+    """With how long an engine may take to answer, where the pool limits that. Only streams answer before they end."""
+    limit = wish.serving.view.first_byte
+    if limit is None or not wish.ask.streams:
+        return placed
+    told = (*placed.placement.headers, (wire.TRY_TIMEOUT_HEADER, str(round(limit * 1000))))
+    return placed._replace(placement=placed.placement._replace(headers=told))
 
 
 def _moved(request: Arrived, standby: Standby) -> Arrived:

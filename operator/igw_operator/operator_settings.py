@@ -53,6 +53,8 @@ class GatewaySection(_Section):
     """Only Gateways whose GatewayClass names this controller are served."""
     patch_policies: bool = False
     """Whether Envoy Gateway has EnvoyPatchPolicy enabled, and it shall be used."""
+    providers: bool = False
+    """Whether Envoy Gateway has Backend enabled, and pools' standbys may be providers."""
     picker_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """How long a new listener waits for its first picker before its pools are served without one."""
 
@@ -100,6 +102,7 @@ class OperatorSettings(_Section):
             log_level=picker.log_level,
             image_pull_secrets=tuple(one.model_dump() for one in picker.image_pull_secrets),
             patch_policies=self.gateway.patch_policies,
+            providers=self.gateway.providers,
         )
 
 

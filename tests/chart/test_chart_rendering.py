@@ -70,7 +70,7 @@ def test_the_operator_reads_its_configuration_as_it_is_rendered(chart: Rendering
     port = objects["Deployment"]["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"]
     assert config.operator.address == ("0.0.0.0", port)
     full = case.name == "everything"
-    assert config.gateway.patch_policies is full
+    assert (config.gateway.patch_policies, config.gateway.providers) == (full, full)
     assert config.gateway.picker_wait_seconds == (7.5 if full else 30)
     assert config.options.image_pull_secrets == (({"name": "registry"},) if full else ())
     assert config.picker.image.startswith(("inference-gateway:", "registry.example/team/picker:"))
@@ -98,6 +98,9 @@ def test_the_operators_know_each_other_by_their_pods_names(chart: Rendering) -> 
     read = re.findall(r'environ\.get\("(\w+)"', (CONTROLLER / "process.py").read_text())
     assert [one["name"] for one in container["env"]] == read
     assert container["env"][0]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+ALL_KINDS = {"gateway": {"patchPolicies": True, "providers": True}}
 
 
 def rights(chart: Rendering, values: dict[str, Any] | None = None) -> dict[tuple[str, str], set[str]]:
@@ -133,13 +136,13 @@ def test_the_operator_may_do_what_it_does_and_nothing_else(chart: Rendering) -> 
         ("apiextensions.k8s.io", "customresourcedefinitions"): {"list", "watch"},
     }
     expected = written | dict.fromkeys(users, READ) | {(group, f"{name}/status"): {"patch"} for group, name in users}
-    assert rights(chart, {"gateway": {"patchPolicies": True}}) == expected | gateway_api | peering | other
+    assert rights(chart, ALL_KINDS) == expected | gateway_api | peering | other
     assert (OWN_GROUP, "endpointlists") not in expected
 
 
 def test_all_that_the_operator_watches_and_writes_is_allowed(chart: Rendering) -> None:
     """By the operator's own table."""
-    held = rights(chart, {"gateway": {"patchPolicies": True}})
+    held = rights(chart, ALL_KINDS)
     for resource in WATCHED:
         assert held[resource.group, resource.plural] >= {"list", "watch"}, resource.name
     for resource in RENDERED:
@@ -150,9 +153,10 @@ def test_all_that_the_operator_watches_and_writes_is_allowed(chart: Rendering) -
     assert held[PEERING.group, PEERING.plural] >= {"get", "list", "watch", "patch"}
 
 
-def test_patch_policies_are_only_removed_where_they_are_off(chart: Rendering) -> None:
-    """Whoever may write them owns the proxy; those left over must go all the same."""
-    assert rights(chart)["gateway.envoyproxy.io", "envoypatchpolicies"] == READ | {"delete"}
+def test_patch_policies_and_backends_are_only_removed_where_they_are_off(chart: Rendering) -> None:
+    """Whoever may write them owns the proxy, or leads out of the cluster; those left over must go all the same."""
+    for resource in ("envoypatchpolicies", "backends"):
+        assert rights(chart)["gateway.envoyproxy.io", resource] == READ | {"delete"}
 
 
 def test_no_right_is_a_wildcard_and_none_is_about_secrets(chart: Rendering) -> None:

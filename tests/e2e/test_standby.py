@@ -164,8 +164,10 @@ async def test_along_the_chain_another_pool_comes_before_the_provider_and_a_fals
         link = {"name": "neighbour", "pool": {"name": "other"}, "model": "small"}
         last = cloud(provider)
         del last["provider"]["caSecret"]  # so it is trusted by nobody
-        policy = manifests(link, last, more=(other, listed))
+        lost = {"name": "lost", "provider": {"url": provider.url, "credentialSecret": "lost"}}
+        policy = manifests(link, lost, last, more=(other, listed))
         async with running_gateway(tmp_path, [], manifests=policy) as gateway:
+            await gateway.up.line("SecretNotFound: standby lost is not in use: no Secret default/lost")
             await gateway.sees(engine.address)
             await answers(gateway, "neighbour")
             assert engine.seen and all(KEY not in seen.values() for seen in engine.seen)
@@ -176,3 +178,34 @@ async def test_along_the_chain_another_pool_comes_before_the_provider_and_a_fals
 
             await until(refused, 30)
             assert provider.got == []
+
+
+async def test_a_stream_whose_engine_does_not_answer_in_time_is_retried_elsewhere_and_what_is_no_stream_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    """Envoy leaves an engine that has sent no headers by then; what is no stream may take as long as it does."""
+    async with running_engine("slow") as slow, running_engine("quick") as quick:
+        policy = {
+            "apiVersion": "inferencegateway.io/v1alpha1",
+            "kind": "InferencePoolPolicy",
+            "metadata": {"name": "hurry"},
+            "spec": {"targetRefs": [{"name": POOL}], "firstByteTimeout": "500ms"},
+        }
+        addresses = [slow.address, quick.address]
+        async with running_gateway(tmp_path, addresses, manifests=json.dumps(policy)) as gateway:
+            await gateway.sees(*addresses)
+            slow.delay, quick.numbers = 3.0, FULL  # so that the slow one is chosen
+
+            async def told(stream: bool) -> str:
+                body = chat_body(SHORT_PROMPT) | {"stream": stream}
+                async with gateway.session.post(gateway.chat, json=body) as answer:
+                    assert answer.status == 200, await answer.text()
+                    return str((await answer.json())["engine"])
+
+            async def prefers_the_slow_one() -> bool:
+                return (await gateway.numbers("igw_picker_endpoint_queued_requests")).get(quick.address, 0) > 0
+
+            await until(prefers_the_slow_one, 30, gateway.picker_log)
+            assert await told(stream=True) == "quick"
+            assert (len(slow.seen), len(quick.seen)) == (1, 1)
+            assert await told(stream=False) == "slow"

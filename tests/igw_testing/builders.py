@@ -100,10 +100,11 @@ def policy(
     shadow: Shadow | None = None,
     split: Split | None = None,
     standbys: tuple[Standby, ...] = (),
+    first_byte: float | None = None,
 ) -> Policy:
     """How those pools place requests."""
     targets = tuple(key(one) for one in pools or ("llm",))
-    return Policy(key(name), targets, scheduling, created, queue, shadow, split, standbys)
+    return Policy(key(name), targets, scheduling, created, queue, shadow, split, standbys, first_byte)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

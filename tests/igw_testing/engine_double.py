@@ -25,6 +25,7 @@ class EngineDouble:
     port: int = 0
     status: int = 200
     numbers: tuple[float, float, float] = IDLE  # of its metrics page
+    delay: float = 0.0  # seconds until it answers
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
@@ -46,6 +47,7 @@ class EngineDouble:
         body = await request.read()
         self._saw(request)
         self.bodies.append(len(body))
+        await asyncio.sleep(self.delay)
         return web.json_response({"engine": self.name, "path": request.path, "size": len(body)}, status=self.status)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:

@@ -32,7 +32,7 @@ __all__ = [
     "surroundings",
 ]
 
-PICKER = Options(image="registry.example/igw:test")
+PICKER = Options(image="registry.example/igw:test", providers=True)
 GATEWAY_KEY = Key("default", "gw")
 
 

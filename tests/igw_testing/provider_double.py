@@ -1,13 +1,16 @@
 """A service beyond the gateway that takes what pools cannot: it answers like OpenAI's, and keeps what it was sent.
 
 On a real socket, with TLS if asked: its certificate is for `localhost` and trusted by nobody who is not told to.
+`python -m igw_testing.provider_double HOST PORT` runs one until it is killed, which tells at `/got` what it was sent.
 """
 
+import asyncio
 import json
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +45,8 @@ class ProviderDouble:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """An answer, a stream, or the failure."""
+        if request.path == "/got":
+            return web.json_response([asdict(one) for one in self.got])
         headers = {name.lower(): value for name, value in request.headers.items()}
         body = await request.json()
         self.got.append(Got(request.path, headers, body))
@@ -64,8 +69,10 @@ class ProviderDouble:
 
 
 @asynccontextmanager
-async def running_provider(*, tls: bool = False) -> AsyncIterator[ProviderDouble]:
-    """A provider on a port of the system's choice."""
+async def running_provider(
+    *, tls: bool = False, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[ProviderDouble]:
+    """A provider, on a port of the system's choice."""
     provider = ProviderDouble(tls=tls)
     context = None
     if tls:
@@ -76,7 +83,7 @@ async def running_provider(*, tls: bool = False) -> AsyncIterator[ProviderDouble
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context, reuse_port=False).start()
+        await web.TCPSite(runner, host, port, ssl_context=context, reuse_port=False).start()
         provider.port = runner.addresses[0][1]
         yield provider
     finally:
@@ -94,3 +101,13 @@ def secret(name: str = "cloud-key") -> dict[str, Any]:
         "metadata": {"name": name},
         "stringData": {"credential": KEY, "ca.crt": trusted},
     }
+
+
+async def main(host: str, port: str) -> None:
+    """One provider, until it is killed."""
+    async with running_provider(host=host, port=int(port)):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

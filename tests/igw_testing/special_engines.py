@@ -45,12 +45,23 @@ def http2(name: str, model: str) -> str:
     return _text(config | {"data": {"envoy.yaml": yaml.safe_dump(_front(8000, inside))}}) + _text(pods)
 
 
+def provider(name: str) -> str:
+    """No engine: a service beyond the gateway, which tells at `/got` what it was sent."""
+    return _double(name, "igw_testing.provider_double", ready="/got")
+
+
 def sockets(name: str) -> str:
     """A double that echoes what it gets by WebSocket."""
+    return _double(name, "igw_testing.engine_double")
+
+
+def _double(name: str, module: str, ready: str = "") -> str:
     pods = _loaded(engine_pods(name, 1))
     container = _containers(pods)[0]
     del container["args"]
-    container["command"] = [sys.executable, "-m", "igw_testing.engine_double", "0.0.0.0", "8000"]
+    container["command"] = [sys.executable, "-m", module, "0.0.0.0", "8000"]
+    if ready:
+        container["readinessProbe"]["httpGet"]["path"] = ready
     container["env"] = [{"name": "PYTHONPATH", "value": str(ROOT / "tests")}]
     pods["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1
     return _text(pods)

@@ -96,6 +96,12 @@ class FlowQueue(Generic[Payload]):
         self._drain.begins(now)
         return waiter, shed
 
+    def hurry(self, waiter: Waiter[Payload], expires_at: float) -> None:
+        """It waits until then at the latest. Nothing, if it may not wait as long anyway."""
+        if expires_at < waiter.expires_at:
+            waiter.expires_at = expires_at
+            heappush(self._deadlines, (expires_at, waiter.sequence, waiter))
+
     def head(self, now: float, place: Ledger | None = None) -> Waiter[Payload] | None:
         """Whose turn it is at `place`; None: of those without one. None: nobody's now."""
         return self._lines.head(place, now)

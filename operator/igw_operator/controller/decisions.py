@@ -9,15 +9,18 @@ from typing import Final
 
 from igw_api import wire
 from igw_api.objects import Key
+from igw_api.objectset import ObjectSet
 from igw_operator.controller.changes import Changes, Settled, find_changes
 from igw_operator.controller.inventory import Inventory
 from igw_operator.controller.occupied import occupied
 from igw_operator.controller.resources import RENDERED, SERVICE
 from igw_operator.controller.store import Body, View, is_ours
+from igw_operator.plan.attachments import in_force
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.model import Condition, GatewayPlan
 from igw_operator.render.envoy_gateway.names import label, names_of
 from igw_operator.render.envoy_gateway.objects import render
+from igw_operator.render.envoy_gateway.standby import why_unusable
 from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
 
 _SITE_LABELS: Final = (wire.GATEWAY_NAMESPACE_LABEL, wire.GATEWAY_LABEL, wire.LISTENER_LABEL)
@@ -50,10 +53,28 @@ def decide(
     inventory: Inventory, taken: frozenset[Identity], view: View, settled: Settled, rules: Rules, awaited: Awaited
 ) -> Decision:
     """What is meant, and how the cluster differs from it. `taken`: names that are somebody else's."""
-    plan, conditions = build_plan(inventory.objects, controller=rules.controller_name, occupied=occupied(view))
+    plan, conditions = build_plan(
+        inventory.objects, controller=rules.controller_name, occupied=occupied(view), sees_secrets=False
+    )
     observed = observe(view, taken, awaited(pickers(plan)))
     rendered = render(plan, inventory.objects, observed, rules.options)
+    conditions = (*conditions, *standby_conditions(plan, inventory.objects, observed, rules.options))
     return Decision(inventory, plan, conditions, observed, rendered, find_changes(rendered, view, settled))
+
+
+def standby_conditions(
+    plan: GatewayPlan, objects: ObjectSet, observed: Observed, options: Options
+) -> tuple[Condition, ...]:
+    """Which standbys cannot be used, and why: one condition for each."""
+    found = []
+    for site in plan.sites:
+        for policy in objects.policies.values():
+            for one in policy.standbys if any(pool in in_force(policy, objects) for pool in site.pools) else ():
+                why = why_unusable(site, policy.key, one, observed, options)
+                if why is not None:
+                    told = f"standby {one.name} is not in use: {why[1]}"
+                    found.append(Condition("InferencePoolPolicy", policy.key, "ResolvedRefs", False, why[0], told))
+    return tuple(dict.fromkeys(found))
 
 
 def pickers(plan: GatewayPlan) -> tuple[Key, ...]:

@@ -119,6 +119,7 @@ RENDERED: Final = (
     Resource("apps", "v1", "Deployment", "deployments", Whose.OURS),
     _envoy("BackendTrafficPolicy", "backendtrafficpolicies"),
     _envoy("HTTPRouteFilter", "httproutefilters"),
+    _envoy("Backend", "backends"),
     *LISTENER_POLICIES,
     _envoy("EnvoyPatchPolicy", "envoypatchpolicies"),
     ROUTE,

@@ -24,7 +24,7 @@ from igw_api.objects import (
     RouteRule,
 )
 from igw_api.objectset import ObjectSet
-from igw_api.resolution import age, winning_policies
+from igw_api.resolution import age, winning_policies, winning_policy
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.attachments import attachment_conditions
 from igw_operator.plan.backends import Catalog
@@ -55,6 +55,7 @@ class _Draft:
     first_byte: bool
     occupied: Mapping[Place, str]
     standbys: Standbys
+    timed: frozenset[Key]  # pools that limit the time to the first byte
     attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
     clusters: dict[str, Cluster] = field(default_factory=dict)
     conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
@@ -88,7 +89,8 @@ class _Draft:
         for one in overflows.values():
             if one.pool is not None:
                 self.use(self.catalog.pool_cluster(self.catalog.pools[one.pool]), one.pool)
-        return Placement(pool.key, pool.failure_mode, self.first_byte, site, tuple(overflows.values()))
+        timed = any(key in self.timed for key in pools)
+        return Placement(pool.key, pool.failure_mode, self.first_byte, site, tuple(overflows.values()), timed)
 
 
 def build_plan(
@@ -115,6 +117,7 @@ def build_plan(
         first_byte=first_byte,
         occupied=occupied,
         standbys=find_standbys(objects, sees_secrets=sees_secrets),
+        timed=_timed(objects),
     )
     pools = sorted(objects.pools.values(), key=age)
     _attach_pools(draft, pools, objects)
@@ -133,6 +136,11 @@ def build_plan(
     )
     conditions = [*draft.conditions, *standbys.conditions, *attachment_conditions(objects, draft.losers)]
     return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
+
+
+def _timed(objects: ObjectSet) -> frozenset[Key]:
+    policies = {pool: winning_policy(pool, objects.policies.values()) for pool in objects.pools}
+    return frozenset(pool for pool, policy in policies.items() if policy is not None and policy.first_byte is not None)
 
 
 def _gateways(objects: ObjectSet, controller: str | None) -> Mapping[Key, Gateway]:

@@ -111,11 +111,12 @@ class Placement:
     first_byte: bool  # it also sees the first response chunk, for the exact time to the first token
     site: Site | None = None
     overflows: tuple[Overflow, ...] = ()  # of all pools that a request on this route may be for
+    timed: bool = False  # the picker may bound the time to a response's headers
 
     @property
-    def reroutes(self) -> bool:
-        """Whether the answer may lead to another route."""
-        return self.site is not None or bool(self.overflows)
+    def heeded(self) -> bool:
+        """Whether the answer may lead to another route, or set headers that the proxy heeds."""
+        return self.site is not None or bool(self.overflows) or self.timed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ to have one, the connection would be closed before the picker has let the proxy'
 """
 
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog_v3
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_v3
 from envoy_data_plane.envoy.config.core import v3 as core_v3
 from envoy_data_plane.envoy.extensions.access_loggers.grpc import v3 as grpc_log_v3
 from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer_v3
@@ -67,6 +68,8 @@ def placement_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
             response_header_mode=_HEADERS.SKIP,
         ),
         request_attributes=REQUEST_ATTRIBUTES,
+        # So that the picker may bound a try: see `wire.TRY_TIMEOUT_HEADER`.
+        mutation_rules=mutation_v3.HeaderMutationRules(allow_envoy=True),
         message_timeout=seconds(rules.message_timeout),
         metadata_options=ext_proc_v3.MetadataOptions(receiving_namespaces=_lb_namespace()),
         stat_prefix="placement",
@@ -137,7 +140,7 @@ def _status(operator: accesslog_v3.ComparisonFilterOp, status: int) -> accesslog
 def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     """The filters as the pool wants them."""
     config = {PLACEMENT_FILTER: _enabled(), HOLD_FILTER: _held(rules)}
-    if placement.reroutes:
+    if placement.heeded:
         # Envoy routes anew only for an answer that changes headers; and partly buffered, the body would be on its way
         # to the router by then.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED)

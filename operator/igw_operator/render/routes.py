@@ -130,7 +130,7 @@ def _share(
         route=action,
         typed_per_filter_config=placed(placement, plan.picker),
         # Where the picker must have the whole body, the host's limit would refuse what is allowed elsewhere.
-        request_body_buffer_limit=plan.picker.max_body_bytes if placement.reroutes else None,
+        request_body_buffer_limit=plan.picker.max_body_bytes if placement.heeded else None,
     )
 
 

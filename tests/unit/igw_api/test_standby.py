@@ -101,3 +101,14 @@ def test_what_is_wrong_with_a_secret_is_said_without_its_value(fields: dict[str,
     result = parse(_secret(fields), "t")
     (problem,) = result.problems
     assert "4711" not in str(problem) and "must be" in str(problem)
+
+
+def test_the_time_to_the_first_byte_is_unlimited_unless_a_policy_says_otherwise() -> None:
+    assert accepted(policy(), Policy).first_byte is None
+    limited = manifest(
+        "InferencePoolPolicy",
+        "inferencegateway.io/v1alpha1",
+        {"targetRefs": [{"name": "llm"}], "firstByteTimeout": "200ms"},
+    )
+    assert accepted(limited, Policy).first_byte == 0.2
+    assert refusals(limited.replace("200ms", "10ms")) == ["spec.firstByteTimeout: must be from 50ms to 60s, not 10ms"]

@@ -117,7 +117,7 @@ def test_over_the_budget_a_full_pool_says_what_it_said_and_why_its_standby_does_
     here.admission.expire(here.now)
     assert sent(waits) == (KEY, "big"), "it has waited in vain, and there is budget again"
     (row,) = here.admission.overflow.statistics(here.now)
-    assert (row.taken, row.declined, row.left) == ({"saturated": 3, "empty": 0, "out": 0}, 1, 1)
+    assert (row.taken, row.declined, row.left) == ({"saturated": 3, "empty": 0, "out": 0, "late": 0}, 1, 1)
 
 
 def test_a_pool_whose_endpoints_are_all_out_does_not_wait_either() -> None:
@@ -207,3 +207,59 @@ def test_what_is_known_of_standbys_that_are_gone_is_forgotten() -> None:
     here.picking.serve(pool(), policy("prefix-cache", standbys=(CLOUD,)), model("m"))
     (row,) = here.admission.overflow.statistics(here.now)
     assert (row.left, row.taken["empty"]) == (0, 0), "of no request there is no share"
+
+
+def hurried(*chain: Standby, engines: int = 1, late: float = 0.5) -> Serving:
+    """The pool `llm` whose streams must begin within so many seconds."""
+    here = serving(*chain, engines=engines)
+    here.picking.serve(
+        *(pool(), policy("prefix-cache", standbys=chain, first_byte=late), model("m")), *members(engines)
+    )
+    return here
+
+
+def test_a_stream_waits_no_longer_than_its_first_byte_may_take_and_then_goes_to_the_standby() -> None:
+    here = hurried(CLOUD, late=5.0)
+    waits, patient = asked(here, stream=True), asked(here)
+    assert here.admission.waiting == 2, "it may still be in time"
+    here.now += 5.0
+    here.admission.expire(here.now)
+    assert sent(waits) == (KEY, "big")
+    assert here.admission.waiting == 1, "what is no stream has the queue's time"
+    (row,) = here.admission.overflow.statistics(here.now)
+    assert row.taken["late"] == 1
+    patient.conversation.ended()
+
+
+def test_without_a_standby_a_late_stream_is_refused() -> None:
+    here = hurried()
+    waits = asked(here, stream=True)
+    here.now += 0.6
+    here.admission.expire(here.now)
+    assert told(waits, 429).startswith("No engine of the pool default/llm could take the request in time.")
+
+
+def test_a_stream_that_is_placed_tells_the_proxy_how_long_an_engine_may_take() -> None:
+    here = hurried(engines=1)
+    here.picking.says(1, load(), here.now)
+    stream, whole = asked(here, stream=True), asked(here)
+    assert headers_set(last(stream))[wire.TRY_TIMEOUT_HEADER] == "500"
+    assert wire.TRY_TIMEOUT_HEADER not in headers_set(last(whole))
+
+
+def test_a_stream_whose_first_byte_is_expected_too_late_goes_to_the_standby_at_once() -> None:
+    """By what the engine has to compute first; what is no stream stays."""
+    here = hurried(CLOUD, late=0.05)
+    here.picking.says(1, load(), here.now)
+    prompt = "a long prompt " * 2000
+    assert sent(asked(here, stream=True, content=prompt)) == (KEY, "big")
+    assert here.in_flight() == 1, "its place is given back"
+    assert headers_set(last(asked(here, content=prompt)))[wire.DESTINATION_HEADER] == address(1)
+
+
+def test_another_pool_that_would_be_late_too_does_not_take_it() -> None:
+    here = serving(NEIGHBOUR, CLOUD, engines=1, others=1)
+    chain = policy("prefix-cache", standbys=(NEIGHBOUR, CLOUD), first_byte=0.05)
+    models = (model("m"), model("small", pool="other"))
+    here.picking.serve(pool(), pool("other"), chain, *models, *members(1), *members(2, "other")[1:])
+    assert sent(asked(here, stream=True, content="a long prompt " * 2000)) == (KEY, "big")

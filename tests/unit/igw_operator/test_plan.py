@@ -326,3 +326,13 @@ def test_a_pool_may_be_led_to_its_standbys_and_what_is_missing_of_them_is_said()
         "standby near is not in use: no InferencePool default/other",
         "standby cloud is not in use: no Secret default/key",
     ]
+
+
+def test_a_pool_that_limits_the_time_to_the_first_byte_has_the_picker_heeded() -> None:
+    """Its answers set headers, which the one-message mode does not carry."""
+    spec = {"targetRefs": [{"name": "llm"}], "firstByteTimeout": "200ms"}
+    limit = manifest("InferencePoolPolicy", "inferencegateway.io/v1alpha1", spec)
+    for texts, heeded in (((limit,), True), ((), False)):
+        (destination,) = routes(plan_of(gateway(81), pool(port=81), endpoints("10.0.0.1"), *texts), 81)[0].destinations
+        assert destination.placement is not None
+        assert destination.placement.heeded is heeded

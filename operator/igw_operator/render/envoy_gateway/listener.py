@@ -55,7 +55,12 @@ def listener_objects(
         patch = {
             "targetRef": target,
             "type": "JSONPatch",
-            "jsonPatches": [_trim(site, names), _failed_tries(site, names), _look_again(site, plan, names)],
+            "jsonPatches": [
+                _trim(site, names),
+                _heed(site, names),
+                _failed_tries(site, names),
+                _look_again(site, plan, names),
+            ],
         }
         yield Rendered(Phase.LISTENER_POLICY, manifest("EnvoyPatchPolicy", key, labels, spec=patch), waits)
 
@@ -113,6 +118,16 @@ def _asking(site: Site, names: Names) -> str:
 
 def _trim(site: Site, names: Names) -> dict[str, Any]:
     """Send the picker only the headers that it reads: most of a message is headers that it would only throw away."""
+    patterns = [{"exact": header} for header in FORWARDED]
+    return _filter_patch(site, names, "/forward_rules", {"allowed_headers": {"patterns": patterns}})
+
+
+def _heed(site: Site, names: Names) -> dict[str, Any]:
+    """Let the picker bound a try: see `wire.TRY_TIMEOUT_HEADER`. Else Envoy takes no `x-envoy-` header from it."""
+    return _filter_patch(site, names, "/mutation_rules", {"allow_envoy": True})
+
+
+def _filter_patch(site: Site, names: Names, path: str, value: dict[str, Any]) -> dict[str, Any]:
     name = f"{wire.EXT_PROC_FILTER}/{_asking(site, names)}"
     return {
         "type": LISTENER_TYPE,
@@ -120,8 +135,8 @@ def _trim(site: Site, names: Names) -> dict[str, Any]:
         "operation": {
             "op": "add",
             "jsonPath": f"..http_filters[?(@.name=='{name}')].typed_config",
-            "path": "/forward_rules",
-            "value": {"allowed_headers": {"patterns": [{"exact": header} for header in FORWARDED]}},
+            "path": path,
+            "value": value,
         },
     }
 

@@ -26,6 +26,7 @@ API_VERSIONS: Final[Mapping[str, str]] = {
     "ClientTrafficPolicy": _ENVOY,
     "EnvoyExtensionPolicy": _ENVOY,
     "EnvoyPatchPolicy": _ENVOY,
+    "Backend": _ENVOY,
     "HTTPRoute": f"{GATEWAY_GROUP}/v1",
 }
 

@@ -4,16 +4,17 @@ Called by the reconciler, which compares them with what exists. Equal inputs giv
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from igw_api.objects import AnyObject
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import splits
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
+from igw_operator.plan.standbys import only_led_to
 from igw_operator.render.envoy_gateway.listener import listener_objects
 from igw_operator.render.envoy_gateway.names import Names, names_of
 from igw_operator.render.envoy_gateway.picker import cannot_be_asked, picker_objects
 from igw_operator.render.envoy_gateway.pool import extension_objects, lead, pool_objects
+from igw_operator.render.envoy_gateway.standby import standby_objects, usable
 from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Rendered
 
 
@@ -37,7 +38,7 @@ def _all(
     divisions = splits(objects.policies.values())
     treatments = {cluster.name: cluster.resilience for cluster in plan.clusters}
     for site in plan.sites:
-        yield from picker_objects(site, served(site, objects, names), names, observed, options)
+        yield from picker_objects(site, served(site, objects, names, observed, options), names, observed, options)
         yield from listener_objects(site, plan, names, observed, options)
         early = cannot_be_asked(site, names, observed)
         for key in site.pools:
@@ -46,18 +47,19 @@ def _all(
             split = divisions.get(key)
             yield from pool_objects(site, pool, plan, names, resilience=resilience, split=split, early=early)
             yield from extension_objects(site, pool, names, observed)
+        yield from standby_objects(site, objects, plan, names, options, early=early)
 
 
-def served(site: Site, objects: ObjectSet, names: Names) -> ObjectSet:
+def served(site: Site, objects: ObjectSet, names: Names, observed: Observed, options: Options) -> ObjectSet:
     """What the site's picker must know: its pools and all that is about them, and where routes lead. No endpoints."""
     pools = frozenset(site.pools)
+    policies = only_led_to(objects, usable(site, objects, observed, options))
     kept: list[AnyObject] = [
         *(objects.pools[key] for key in site.pools),
         *(one for one in objects.models.values() if one.pool in pools),
         *(one for one in objects.objectives.values() if one.pool in pools),
         *(one for one in objects.rewrites.values() if one.pool in pools),
-        # No route of Envoy Gateway's leads to a standby.
-        *(replace(one, standbys=()) for one in objects.policies.values() if any(pool in pools for pool in one.pools)),
+        *(one for one in policies.values() if any(pool in pools for pool in one.pools)),
     ]
     route, where = lead(site, objects.pools[site.pools[0]], names)
     return ObjectSet.of(kept, {route: where})

@@ -72,3 +72,4 @@ class Options:
     log_level: str = "info"
     image_pull_secrets: tuple[Mapping[str, Any], ...] = ()
     patch_policies: bool = False  # EnvoyPatchPolicy is enabled in Envoy Gateway
+    providers: bool = False  # Backend is

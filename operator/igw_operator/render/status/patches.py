@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from igw_api.meta import GATEWAY_GROUP, X_K8S_GROUP
-from igw_api.objects import Key
+from igw_api.objects import Key, Policy
 from igw_api.resolution import shared_models, winning_policy
 from igw_operator.plan.attachments import in_force
 from igw_operator.plan.model import Condition
@@ -19,6 +19,7 @@ from igw_operator.render.status.values import Declared, Entry, Facts, Said, Stat
 CONTROLLER: Final = "inferencegateway.io/inference-gateway"
 # The picker's own default.
 DEFAULT_POLICY: Final = "prefix-cache"
+RESOLVED: Final = "ResolvedRefs"
 _LONGEST: Final = 1024
 _WORST: Final = (FALSE, UNKNOWN, TRUE)
 _KEPT: Final = "the last valid version stays in force"
@@ -56,11 +57,23 @@ def _attached(one: Declared, planned: Condition | None, facts: Facts, time: str)
         said = Said(ACCEPTED, UNKNOWN, "Pending", "not read yet")
     else:
         said = Said(ACCEPTED, TRUE if planned.status else FALSE, planned.reason, planned.message)
-    status: Json = {"conditions": _timed((said,), one.status.get("conditions"), one.generation, time)}
     policy = facts.objects.policies.get(one.key) if one.kind == "InferencePoolPolicy" else None
+    references = _references(policy, facts) if policy is not None else ()
+    status: Json = {"conditions": _timed((said, *references), one.status.get("conditions"), one.generation, time)}
     if policy is not None:
         status["pools"] = [pool.name for pool in in_force(policy, facts.objects)]
     return status
+
+
+def _references(policy: Policy, facts: Facts) -> tuple[Said, ...]:
+    """Whether its standbys can be used: the ones that cannot, with the first one's reason."""
+    if not policy.standbys:
+        return ()
+    wrong = [one for one in facts.conditions if one.key == policy.key and one.type == RESOLVED]
+    wrong = [one for one in wrong if one.kind == "InferencePoolPolicy"]
+    if not wrong:
+        return (Said(RESOLVED, TRUE, RESOLVED, "all standbys can be used"),)
+    return (Said(RESOLVED, FALSE, wrong[0].reason, "; ".join(dict.fromkeys(one.message for one in wrong))),)
 
 
 def _pool(one: Declared, pools: Pools, time: str) -> Json:
