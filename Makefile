@@ -61,7 +61,7 @@ bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scra
 	@$(BIN)/python -m igw_bench.picker
 
 bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtual clock (under 5 minutes)
-	@$(BIN)/python -m igw_bench.policies
+	@$(BIN)/python -m igw_bench.policies $(ARGS)
 
 bench-queue: $(STAMP) ## Waiting in the picker, on simulated engines and a virtual clock (under 4 minutes)
 	@$(BIN)/python -m igw_bench.queueing

@@ -14,8 +14,9 @@ from igw_extproc.scheduling.prefix import Prefix, PrefixIndex
 
 # The price for a prefix that nobody else asks for, in times of its computing. At 1, busy moments copy every prefix
 # everywhere and the hit rate collapses; the higher, the longer requests queue for the one endpoint that holds theirs.
-# 8 to 12 are best where tenants are alike, 4 to 8 where they are not (docs/policies.md).
-HIGHEST: Final = 8.0
+# At 8, prompts move at half load, where nothing is gained by it; from 12 on, queues at the knee are longer
+# (docs/benchmarks/policies.md).
+HIGHEST: Final = 10.0
 # How many of the last hits are remembered.
 WINDOW: Final = 512
 
