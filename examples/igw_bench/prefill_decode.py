@@ -33,6 +33,8 @@ ENGINE = Preset(
     Transfer(262_144, 100e9, setup_s=0.002),
 )
 ENGINES = 8
+# Of them, those that compute prompts, where roles are fixed.
+PREFILLERS = 6
 # Requests a second: the fleet computes prompts for half of the time.
 RATE, SECONDS, COLD = 18.0, 120.0, 20.0
 # Who reads along wants the first word within two seconds, and then 33 tokens a second.
@@ -70,13 +72,18 @@ def _divided(seed: int, roles: Sequence[Role], dynamic: bool) -> Outcome:
     return split.simulate(prefill_heavy(Random(seed)), Split(dynamic=dynamic), roles, seed)
 
 
-_ROLES = (Role.PREFILL,) * 5 + (Role.DECODE,) * 3
+def _roles(prefillers: int) -> tuple[Role, ...]:
+    return (Role.PREFILL,) * prefillers + (Role.DECODE,) * (ENGINES - prefillers)
+
+
 FLEETS: dict[str, Callable[[int], Outcome]] = {
     MIXED: lambda seed: _mixed(seed, 8192),
     "mixed, chunks of 2048": lambda seed: _mixed(seed, 2048),
     "mixed, chunks of 512": lambda seed: _mixed(seed, 512),
-    "pd-split 5+3": lambda seed: _divided(seed, _ROLES, dynamic=False),
-    "dynamic-pd-split 5+3": lambda seed: _divided(seed, _ROLES, dynamic=True),
+    "pd-split 5+3": lambda seed: _divided(seed, _roles(5), dynamic=False),
+    "pd-split 6+2": lambda seed: _divided(seed, _roles(6), dynamic=False),
+    "dynamic-pd-split 5+3": lambda seed: _divided(seed, _roles(5), dynamic=True),
+    "dynamic-pd-split 6+2": lambda seed: _divided(seed, _roles(6), dynamic=True),
     "dynamic-pd-split, all for both": lambda seed: _divided(seed, (Role.BOTH,) * ENGINES, dynamic=True),
 }
 

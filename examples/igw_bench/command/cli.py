@@ -21,7 +21,7 @@ from igw_bench.children import NotStarted
 from igw_bench.command import campaign, plans
 from igw_bench.command.campaign import Settings
 from igw_bench.command.document import Facts, document
-from igw_bench.command.options import DEFAULT_POLICIES, SPEED
+from igw_bench.command.options import DEFAULT_POLICIES, POLICIES_OF_E, SPEED
 from igw_bench.command.options import settings as read
 from igw_bench.command.page import page
 from igw_bench.command.progress import Progress
@@ -72,7 +72,7 @@ def bench(
     offline: Annotated[bool, typer.Option("--offline", help="Simulate all of it on a virtual clock.")] = False,
     policies: Annotated[
         str | None,
-        typer.Option(help=f"Placement policies, by commas. [default: {DEFAULT_POLICIES}]"),
+        typer.Option(help=f"Placement policies, by commas. [default: {DEFAULT_POLICIES}; workload E: {POLICIES_OF_E}]"),
     ] = None,
     speed: Annotated[
         float | None,
@@ -81,6 +81,9 @@ def bench(
     queue: Annotated[bool, typer.Option("--queue", help="Requests wait in the picker, with its defaults.")] = False,
     preset: Annotated[str | None, typer.Option(help="Simulated engines: a preset of igw sim.")] = None,
     engines: Annotated[int | None, typer.Option(min=1, help="How many simulated engines.")] = None,
+    prefillers: Annotated[
+        int | None, typer.Option(min=1, help="How many of them compute prompts, under pd-split and dynamic-pd-split.")
+    ] = None,
     workload: Annotated[
         str | None,
         typer.Option("-w", "--workload", help=f"{', '.join(plans.names())}. [default: sharegpt]"),
@@ -171,7 +174,7 @@ def _about(settings: Settings) -> tuple[str, str]:
 # of some loads and targets only.
 _NOT_TOLD = ("url", "model", "api_key_env", "api_key_file", "json_file", "html_file", "slo_ttft", "slo_tpot", "salt")
 _OF_URLS = ("api", "ignore_eos", "endpoint_header", "salt")
-_OF_ENGINES = ("offline", "policies", "speed", "queue", "preset", "engines")
+_OF_ENGINES = ("offline", "policies", "speed", "queue", "preset", "engines", "prefillers")
 _OF_SIZES = ("tenants", "prefix_tokens", "question_tokens", "answer_tokens", "turns", "think")
 
 

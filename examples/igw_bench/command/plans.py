@@ -22,9 +22,11 @@ from igw_bench.command.texts import (
     pieces_of,
     prefix_of,
 )
+from igw_bench.prefill_decode import prefill_heavy
 from igw_bench.workloads import WORKLOADS, Chat, Job, Next, Workload
 from igw_sim.presets import PRESETS, Preset
 
+LETTERED: Mapping[str, Callable[[Random], Workload]] = {**WORKLOADS, "E": prefill_heavy}
 PRESET = "a10-llama2-7b"
 ENGINES = 4
 REQUESTS = 1_000
@@ -81,7 +83,7 @@ _Draft = tuple[tuple[Job, ...], dict[int, tuple[Piece, ...]], dict[int, Next]]
 def build(shape: Shape, seed: int) -> Plan:
     """BadInput for options that do not go together."""
     rng = Random(seed)
-    if shape.workload in WORKLOADS:
+    if shape.workload in LETTERED:
         plan = Plan(_lettered(shape, rng))
     elif shape.workload == "trace":
         plan = _traced(shape, rng)
@@ -108,7 +110,7 @@ def _check(workload: Workload, shape: Shape) -> None:
 
 
 def _lettered(shape: Shape, rng: Random) -> Workload:
-    workload = WORKLOADS[shape.workload](rng)
+    workload = LETTERED[shape.workload](rng)
     if shape.requests is not None:
         if shape.requests > len(workload.jobs):
             raise BadInput(f"workload {shape.workload} has {len(workload.jobs)} requests, not {shape.requests}")
@@ -253,7 +255,7 @@ _SYNTHETIC: dict[str, Callable[[Shape, int, Preset, Random], _Draft]] = {
 
 def names() -> Iterable[str]:
     """Every workload there is."""
-    return (*_SYNTHETIC, "trace", *WORKLOADS)
+    return (*_SYNTHETIC, "trace", *LETTERED)
 
 
 # ------------------------------------------------------------------------------------------------ trace
