@@ -6,11 +6,9 @@ to round robin on the same seed, medians of the seeds.
 """
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -21,6 +19,7 @@ from igw_bench.offline import HOP, Outcome, Record, Simulation
 from igw_bench.peers import PEERS, Theirs
 from igw_bench.placers import Holds, Ours, Placer
 from igw_bench.queued import Queued
+from igw_bench.workers import workers
 from igw_bench.workloads import SLOW, SLOW_AT, SLOW_UNTIL, WORKLOADS, Workload
 from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.scheduling.policies import POLICIES
@@ -49,7 +48,7 @@ def main() -> None:
     began = perf_counter()
     cells = [(workload, policy, seed) for workload in WORKLOADS for seed in SEEDS for policy in NAMES]
     runs: list[Run] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         for run in pool.map(_cell, cells):
             runs.append(run)
             print(f"{len(runs):3}/{len(cells)} {_told(run)}", file=sys.stderr, flush=True)

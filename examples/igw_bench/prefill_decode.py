@@ -6,11 +6,9 @@ fleet the ratios to the mixed fleet on the same seed, medians of the seeds.
 """
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 from random import Random
@@ -19,6 +17,7 @@ from igw_api.split import Role, Split
 from igw_bench import policies, split
 from igw_bench.numbers import mean, percentile
 from igw_bench.offline import Outcome
+from igw_bench.workers import workers
 from igw_bench.workloads import Job, Workload
 from igw_sim.model import Limits, Speed
 from igw_sim.presets import Preset
@@ -108,7 +107,7 @@ def main() -> None:
     """All of it."""
     cells = [(fleet, seed) for fleet in FLEETS for seed in SEEDS]
     found: dict[str, list[dict[str, float]]] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         for (fleet, seed), row in zip(cells, pool.map(_cell, cells), strict=True):
             found.setdefault(fleet, []).append(row)
             print(f"{fleet}, seed {seed}: goodput {row['goodput']:.3f}", file=sys.stderr, flush=True)

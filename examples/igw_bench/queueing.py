@@ -5,10 +5,8 @@ or three minutes. Prints a table of means, and last one line of JSON.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
@@ -17,6 +15,7 @@ from igw_bench import policies
 from igw_bench.numbers import mean, percentile
 from igw_bench.offline import Outcome
 from igw_bench.policies import figures
+from igw_bench.workers import workers
 from igw_bench.workloads import Job, Workload, decode_bound, decode_heavy, shared_prefixes, tenant_job
 from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.scheduling.policies import DEFAULT
@@ -79,7 +78,7 @@ class Run:
 def main() -> None:
     """All of it."""
     cells = [(load, queue, seed) for load in LOADS for queue in QUEUES for seed in SEEDS]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         runs = list(pool.map(_cell, cells))
     found = {(load, queue): _means(runs, load, queue) for load in LOADS for queue in QUEUES}
     print(table(found))

@@ -4,13 +4,11 @@ Three targets: a URL; the whole product on this machine, started anew for each r
 """
 
 import asyncio
-import os
 import resource
 import tempfile
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from functools import partial
 from math import fsum
 from pathlib import Path
 from time import perf_counter, process_time
@@ -25,6 +23,7 @@ from igw_bench.command.loops import Load
 from igw_bench.command.plans import Plan, Shape
 from igw_bench.command.progress import Progress
 from igw_bench.command.samples import Run
+from igw_bench.workers import workers
 from igw_bench.workloads import Job
 
 # The one policy of a target that places as it likes.
@@ -61,8 +60,8 @@ def offline(settings: Settings, progress: Progress) -> list[Run]:
     """On a virtual clock, as many at once as there are cores."""
     cells = settings.cells
     runs = []
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells))) as pool:
-        for run in pool.map(_simulate, repeat(settings), cells):
+    with workers(len(cells)) as pool:
+        for run in pool.map(partial(_simulate, settings), cells):
             runs.append(run)
             progress.ended(run, len(cells))
     return runs
