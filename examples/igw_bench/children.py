@@ -29,6 +29,11 @@ class NotStarted(Exception):
 def _before_exec() -> None:
     """Runs in the child: Ctrl-C in the terminal must not reach it, and it must not outlive a parent that was killed."""
     os.setpgid(0, 0)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """In a child: end when its parent does, however that ends."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -17,6 +17,7 @@ from igw_extproc.pacing import FIRST_BACKOFF, is_new_process, next_backoff, next
 from igw_extproc.scheduling.filters import candidates
 from igw_extproc.scheduling.framework import Policy, Reservation, Scheduler
 from igw_extproc.scheduling.prefix import PrefixIndex
+from igw_extproc.scheduling.split import SplitScheduler
 
 # Seconds between pages that nobody reads.
 _SELDOM = 1.0
@@ -60,7 +61,7 @@ class Ours:
         self._ledgers = Ledgers(index.forget)
         self._ledgers.sync([Endpoint(address) for address in self._addresses])
         self._all = self._ledgers.select(self._addresses)
-        self._scheduler = Scheduler(policy, index)
+        self._scheduler: Scheduler | SplitScheduler = Scheduler(policy, index)
         self._answers = Answers()
         self._leases: dict[int, Reservation] = {}
         self._first: dict[int, tuple[float, float | None]] = {}
@@ -69,19 +70,40 @@ class Ours:
 
     def place(self, job: Job, now: float) -> Sequence[int] | None:
         """As `Director.place`, with the request read already."""
-        return self.choose(job, candidates(self._all), now)
+        return self.choose(job, self.able(), now)
+
+    def able(self) -> list[Ledger]:
+        """Who may be chosen now."""
+        return candidates(self._all)
 
     def choose(self, job: Job, among: Sequence[Ledger], now: float) -> Sequence[int]:
         """One of those, which counts from now on, and where retries go."""
-        prefix = job.prefix if self._scheduler.policy.reuses_prefixes else ()
-        expected = self._answers.expected("", "")
-        output = expected if job.max_tokens is None else min(expected, job.max_tokens)
-        ask = Ask("", job.prompt_tokens, output, prefix, None, job.priority)
-        decision = self._scheduler.pick(among, ask, now, self._rng)
+        decision = self._scheduler.pick(among, self._ask(job), now, self._rng)
         if decision is None:
             return ()
         self._leases[job.number] = decision.lease
         return [self._number[ledger.endpoint.address] for ledger in decision.order]
+
+    def _ask(self, job: Job) -> Ask:
+        """What the picker reads in the request."""
+        expected = self._answers.expected("", "")
+        output = expected if job.max_tokens is None else min(expected, job.max_tokens)
+        prefix = job.prefix if self._scheduler.reads_prefixes else ()
+        return Ask("", job.prompt_tokens, output, prefix, None, job.priority)
+
+    def ledger(self, endpoint: int) -> Ledger:
+        """What is known of an endpoint."""
+        return self._all[endpoint]
+
+    def lease(self, job: Job) -> Reservation | None:
+        """A request's share of its endpoint. None: it has none, or has ended."""
+        return self._leases.get(job.number)
+
+    def withdraw(self, job: Job, now: float) -> None:
+        """Give it back, if there is one: the request was not sent."""
+        lease = self._leases.pop(job.number, None)
+        if lease is not None:
+            lease.close(now, succeeded=False)
 
     def moved(self, job: Job, endpoint: int) -> None:
         """As `Flight.responded`."""

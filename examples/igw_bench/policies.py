@@ -8,11 +8,9 @@ are closer to each other than seeds are, three tell little.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -22,7 +20,10 @@ from igw_bench.numbers import mean, percentile
 from igw_bench.offline import HOP, Outcome, Record, Simulation
 from igw_bench.peers import PEERS, Theirs
 from igw_bench.placers import Holds, Ours, Placer
+from igw_bench.queued import Queued
+from igw_bench.workers import workers
 from igw_bench.workloads import SLOW, SLOW_AT, SLOW_UNTIL, WORKLOADS, Workload
+from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.scheduling.policies import POLICIES
 
 SEEDS = 3
@@ -50,7 +51,7 @@ def main() -> None:
     began = perf_counter()
     cells = [(one, policy, seed) for one in asked.workload for seed in range(1, asked.seeds + 1) for policy in NAMES]
     runs: list[Run] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         for run in pool.map(_cell, cells):
             runs.append(run)
             print(f"{len(runs):3}/{len(cells)} {_told(run)}", file=sys.stderr, flush=True)
@@ -82,8 +83,14 @@ def _cell(cell: tuple[str, str, int]) -> Run:
     return Run(workload, policy, seed, found, perf_counter() - began)
 
 
-def simulate(workload: Workload, policy: str, seed: int, hop: float = HOP) -> Outcome:
-    """One workload under one of NAMES, or any other policy of the product. `hop`: seconds to an engine's queue."""
+def simulate(workload: Workload, policy: str, seed: int, hop: float = HOP, limits: Limits | None = None) -> Outcome:
+    """One workload under one of NAMES, or any other policy of the product. `hop`: seconds to an engine's queue.
+
+    `limits`: with the picker's queue, which only the product's policies have.
+    """
+    if limits is not None:
+        queued = Queued(Ours(POLICIES[policy], workload, Random(seed)), limits)
+        return queued.run(Simulation(workload, lambda _: queued, Random(seed), hop))
     return Simulation(workload, partial(_placer, policy, workload, seed), Random(seed), hop).run()
 
 

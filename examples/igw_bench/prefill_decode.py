@@ -6,11 +6,9 @@ fleet the ratios to the mixed fleet on the same seed, medians of the seeds.
 """
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 from random import Random
@@ -19,6 +17,7 @@ from igw_api.split import Role, Split
 from igw_bench import policies, split
 from igw_bench.numbers import mean, percentile
 from igw_bench.offline import Outcome
+from igw_bench.workers import workers
 from igw_bench.workloads import Job, Workload
 from igw_sim.model import Limits, Speed
 from igw_sim.presets import Preset
@@ -33,6 +32,8 @@ ENGINE = Preset(
     Transfer(262_144, 100e9, setup_s=0.002),
 )
 ENGINES = 8
+# Of them, those that compute prompts, where roles are fixed.
+PREFILLERS = 6
 # Requests a second: the fleet computes prompts for half of the time.
 RATE, SECONDS, COLD = 18.0, 120.0, 20.0
 # Who reads along wants the first word within two seconds, and then 33 tokens a second.
@@ -70,13 +71,18 @@ def _divided(seed: int, roles: Sequence[Role], dynamic: bool) -> Outcome:
     return split.simulate(prefill_heavy(Random(seed)), Split(dynamic=dynamic), roles, seed)
 
 
-_ROLES = (Role.PREFILL,) * 5 + (Role.DECODE,) * 3
+def _roles(prefillers: int) -> tuple[Role, ...]:
+    return (Role.PREFILL,) * prefillers + (Role.DECODE,) * (ENGINES - prefillers)
+
+
 FLEETS: dict[str, Callable[[int], Outcome]] = {
     MIXED: lambda seed: _mixed(seed, 8192),
     "mixed, chunks of 2048": lambda seed: _mixed(seed, 2048),
     "mixed, chunks of 512": lambda seed: _mixed(seed, 512),
-    "pd-split 5+3": lambda seed: _divided(seed, _ROLES, dynamic=False),
-    "dynamic-pd-split 5+3": lambda seed: _divided(seed, _ROLES, dynamic=True),
+    "pd-split 5+3": lambda seed: _divided(seed, _roles(5), dynamic=False),
+    "pd-split 6+2": lambda seed: _divided(seed, _roles(6), dynamic=False),
+    "dynamic-pd-split 5+3": lambda seed: _divided(seed, _roles(5), dynamic=True),
+    "dynamic-pd-split 6+2": lambda seed: _divided(seed, _roles(6), dynamic=True),
     "dynamic-pd-split, all for both": lambda seed: _divided(seed, (Role.BOTH,) * ENGINES, dynamic=True),
 }
 
@@ -101,7 +107,7 @@ def main() -> None:
     """All of it."""
     cells = [(fleet, seed) for fleet in FLEETS for seed in SEEDS]
     found: dict[str, list[dict[str, float]]] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         for (fleet, seed), row in zip(cells, pool.map(_cell, cells), strict=True):
             found.setdefault(fleet, []).append(row)
             print(f"{fleet}, seed {seed}: goodput {row['goodput']:.3f}", file=sys.stderr, flush=True)

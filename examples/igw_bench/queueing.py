@@ -1,33 +1,24 @@
 """`make bench-queue`: what waiting in the picker costs and gains, on simulated engines and a virtual clock.
 
 Each load runs without a queue, with one that never refuses, and with the queue as shipped, for eight seeds, in two
-or three minutes. Prints a table of means, and last one line of JSON. `Queued` is the product's queue behind `offline`.
+or three minutes. Prints a table of means, and last one line of JSON.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from random import Random
 
+from igw_bench import policies
 from igw_bench.numbers import mean, percentile
-from igw_bench.offline import Outcome, Simulation
-from igw_bench.placers import Ours
+from igw_bench.offline import Outcome
 from igw_bench.policies import figures
+from igw_bench.workers import workers
 from igw_bench.workloads import Job, Workload, decode_bound, decode_heavy, shared_prefixes, tenant_job
-from igw_extproc.domain import EngineLoad
-from igw_extproc.flowcontrol.queue import FlowQueue
-from igw_extproc.flowcontrol.room import is_open
-from igw_extproc.flowcontrol.turns import serve
-from igw_extproc.flowcontrol.waiters import Limits, Refused, Waiter
-from igw_extproc.inflight import Ledger
-from igw_extproc.scheduling.filters import candidates
-from igw_extproc.scheduling.framework import Policy
-from igw_extproc.scheduling.policies import DEFAULT, POLICIES
+from igw_extproc.flowcontrol.waiters import Limits
+from igw_extproc.scheduling.policies import DEFAULT
 
 SEEDS = tuple(range(1, 9))
 URGENT = 1
@@ -36,90 +27,6 @@ FLOOD = 1_000_000
 # Nobody is refused: what is compared is the same work.
 PATIENT = Limits(max_size=1_000_000, wait_timeout=1e9, max_bytes=1 << 60)
 QUEUES: Mapping[str, Limits | None] = {"none": None, "patient": PATIENT, "shipped": Limits()}
-
-
-class Queued(Ours):
-    """One policy of the product with its queue. `answer` is told where one that has waited goes; nowhere: refused."""
-
-    answer: Callable[[Job, Sequence[int]], None]
-    alarm: Callable[[float, Callable[[], None]], None]
-
-    def __init__(self, policy: Policy, workload: Workload, rng: Random, limits: Limits) -> None:
-        super().__init__(policy, workload, rng)
-        self._queue: FlowQueue[Job] = FlowQueue(limits)
-
-    def place(self, job: Job, now: float) -> Sequence[int] | None:
-        """As `Admission.admit`. None: it waits."""
-        order = self.choose(job, candidates(self._all), now)
-        if not order:
-            return order
-        lease = self._leases[job.number]
-        lease.hold()
-        highest = self._queue.highest(lease.ledger)
-        if (highest is None or highest < job.priority) and is_open(lease.ledger, lease.ask, now):
-            lease.send(now)
-            return order
-        waiter, refused = self._queue.offer(job, lease.ask, str(job.tenant), 0, now, True, lease.ledger)
-        if waiter is None:
-            self._withdraw(job, now)
-            return ()
-        self._refuse(refused, now)
-        self.alarm(waiter.expires_at, partial(self._expire, waiter.expires_at))
-        return None
-
-    def first_byte(self, job: Job, now: float) -> None:
-        """There may be room."""
-        super().first_byte(job, now)
-        serve(self._queue, self._leases[job.number].ledger, self, now)
-
-    def ended(self, job: Job, now: float, succeeded: bool) -> None:
-        """There may be room."""
-        lease = self._leases.get(job.number)
-        if lease is not None:
-            super().ended(job, now, succeeded)
-            serve(self._queue, lease.ledger, self, now)
-
-    def scraped(self, endpoint: int, mark: object, load: EngineLoad, now: float) -> float:
-        """There may be room."""
-        wait = super().scraped(endpoint, mark, load, now)
-        serve(self._queue, self._all[endpoint], self, now)
-        return wait
-
-    # What `serve` asks (`turns.Host`).
-
-    def extra(self, payload: Job, ledger: Ledger) -> int | None:
-        """As `Director.extra`."""
-        lease = self._leases[payload.number]
-        cached = self.index.match(lease.ask.prefix)
-        return cached.get(lease.ledger.slot, 0) - cached.get(ledger.slot, 0)
-
-    def chooses(self, payload: Job, ledger: Ledger, now: float) -> bool:
-        """As `Admission.chooses`."""
-        place = self._withdraw(payload, now)
-        self.choose(payload, [ledger, place], now)
-        lease = self._leases[payload.number]
-        lease.hold()
-        return lease.ledger is ledger
-
-    def goes(self, waiter: Waiter[Job], now: float) -> None:
-        """Over to its engine."""
-        job = self._queue.dispatched(waiter, now)
-        lease = self._leases[job.number]
-        lease.send(now)
-        self.answer(job, [lease.ledger.slot])
-
-    def _expire(self, now: float) -> None:
-        self._refuse(self._queue.expire(now, capacity=True), now)
-
-    def _withdraw(self, job: Job, now: float) -> Ledger:
-        lease = self._leases.pop(job.number)
-        lease.close(now, succeeded=False)
-        return lease.ledger
-
-    def _refuse(self, refused: Sequence[Refused[Job]], now: float) -> None:
-        for one in refused:
-            self._withdraw(one.payload, now)
-            self.answer(one.payload, ())
 
 
 # ------------------------------------------------------------------------------------------------ loads
@@ -171,7 +78,7 @@ class Run:
 def main() -> None:
     """All of it."""
     cells = [(load, queue, seed) for load in LOADS for queue in QUEUES for seed in SEEDS]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with workers(len(cells)) as pool:
         runs = list(pool.map(_cell, cells))
     found = {(load, queue): _means(runs, load, queue) for load in LOADS for queue in QUEUES}
     print(table(found))
@@ -185,13 +92,7 @@ def _cell(cell: tuple[str, str, int]) -> Run:
 
 def simulate(workload: Workload, limits: Limits | None, seed: int) -> Outcome:
     """The default policy, with the queue or without."""
-    policy, rng = POLICIES[DEFAULT], Random(seed)
-    if limits is None:
-        return Simulation(workload, lambda holds: Ours(policy, workload, rng), Random(seed)).run()
-    placer = Queued(policy, workload, rng, limits)
-    simulation = Simulation(workload, lambda holds: placer, Random(seed))
-    placer.answer, placer.alarm = simulation.answered, simulation.alarm
-    return simulation.run()
+    return policies.simulate(workload, DEFAULT, seed, limits=limits)
 
 
 def measured(outcome: Outcome) -> dict[str, float]:

@@ -5,19 +5,19 @@ the prompt computed elsewhere, and the KV moves over both engines' links, which 
 engines are those of `igw sim`; what they share with the other workloads is in `offline`. Called by `prefill_decode`.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from random import Random
 
 from igw_api.split import Role, Split
 from igw_api.wire import ROLE_LABELS
 from igw_bench.offline import HOP, Host, Outcome, Record, Simulation
-from igw_bench.placers import Holds, Ours, Placer
+from igw_bench.placers import Ours, Placer
+from igw_bench.queued import Queued
 from igw_bench.workloads import Job, Workload
-from igw_extproc.answers import DEFAULT_TOKENS
-from igw_extproc.domain import Ask, Endpoint
+from igw_extproc.domain import Endpoint
+from igw_extproc.flowcontrol.waiters import Limits
+from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling.policies import POLICIES
-from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.split import PairLease, SplitScheduler
 from igw_sim.model import Fetch, Request, StepResult
 from igw_sim.transfer import Link, move
@@ -30,18 +30,12 @@ class Divided(Ours):
         super().__init__(POLICIES[split.prefill], workload, rng)
         labelled = zip(self._addresses, roles, strict=True)
         self._ledgers.sync([Endpoint(address, {ROLE_LABELS[0]: role}) for address, role in labelled])
-        index = PrefixIndex()
-        self.scheduler = SplitScheduler(split, index)
-        self.scheduler.serve(self._all)
+        self._scheduler = self._split = SplitScheduler(split, self.index)
+        self._split.serve(self._all)
 
-    def place(self, job: Job, now: float) -> Sequence[int]:
-        """As `Director.place`, with the request read already."""
-        ask = Ask("", job.prompt_tokens, DEFAULT_TOKENS, job.prefix)
-        decision = self.scheduler.pick(self.scheduler.candidates(self._all), ask, now, self._rng)
-        if decision is None:
-            return ()
-        self._leases[job.number] = decision.lease
-        return [self._number[ledger.endpoint.address] for ledger in decision.order]
+    def able(self) -> list[Ledger]:
+        """Who may answer now."""
+        return self._split.candidates(self._all)
 
     def prefiller(self, job: Job) -> int | None:
         """The engine that computes the prompt, if not the one that answers."""
@@ -56,17 +50,16 @@ class Divided(Ours):
 
 
 class DividedSimulation(Simulation):
-    """A workload whose requests may be divided. Engines do not die here. Use `run` once."""
+    """A workload whose requests may be divided. Engines do not die here. Use `run` once.
 
-    def __init__(self, workload: Workload, placer: Callable[[Holds], Divided], rng: Random) -> None:
-        made: list[Divided] = []
+    `placer`: who is asked, if not `divided` itself: a queue before it.
+    """
 
-        def keep(holds: Holds) -> Placer:
-            made.append(placer(holds))
-            return made[0]
-
-        super().__init__(workload, keep, rng)
-        self._divided = made[0]
+    def __init__(
+        self, workload: Workload, divided: Divided, rng: Random, hop: float = HOP, placer: Placer | None = None
+    ) -> None:
+        super().__init__(workload, lambda _: placer or divided, rng, hop)
+        self._divided = divided
         self._links = [Link(preset.transfer) for preset in workload.fleet]
         self._prompts: dict[str, Host] = {}  # who computes it, or keeps its KV until that has moved
         self._computing: set[str] = set()
@@ -77,7 +70,7 @@ class DividedSimulation(Simulation):
         if at is None:
             super()._reach(record)
         else:
-            self._at(self._now + HOP, self._compute, record, self._hosts[at])
+            self._at(self._now + self._hop, self._compute, record, self._hosts[at])
 
     def _compute(self, record: Record, host: Host) -> None:
         job, name = record.job, str(record.job.number)
@@ -129,17 +122,18 @@ class DividedSimulation(Simulation):
         for finished in result.finished:
             if finished.id in self._computing:
                 self._computing.remove(finished.id)
-                self._at(self._now + HOP, self._answer, self._flying[finished.id])
+                self._at(self._now + self._hop, self._answer, self._flying[finished.id])
             else:
                 self._finished(self._flying.pop(finished.id), finished)
         self._step(host)
 
 
-def simulate(workload: Workload, split: Split, roles: Sequence[Role], seed: int) -> Outcome:
-    """One run of the divided fleet."""
-    placer = partial(_placer, split, roles, workload, seed)
-    return DividedSimulation(workload, placer, Random(seed)).run()
-
-
-def _placer(split: Split, roles: Sequence[Role], workload: Workload, seed: int, _holds: Holds) -> Divided:
-    return Divided(split, roles, workload, Random(seed))
+def simulate(
+    workload: Workload, split: Split, roles: Sequence[Role], seed: int, hop: float = HOP, limits: Limits | None = None
+) -> Outcome:
+    """One run of the divided fleet. `limits`: with the picker's queue."""
+    divided = Divided(split, roles, workload, Random(seed))
+    if limits is None:
+        return DividedSimulation(workload, divided, Random(seed), hop).run()
+    queued = Queued(divided, limits)
+    return queued.run(DividedSimulation(workload, divided, Random(seed), hop, queued))

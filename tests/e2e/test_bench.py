@@ -103,6 +103,19 @@ async def test_the_product_policy_by_policy_with_conversations(tmp_path: Path) -
     assert [len(run["endpoints"]) for run in report["runs"]] == [3, 3]
 
 
+@pytest.mark.timeout(150)
+async def test_the_product_divided_into_engines_for_prompts_and_for_answers(tmp_path: Path) -> None:
+    """With a sidecar before each engine that answers; those that compute prompts answer nobody."""
+    load = ("-w", "E", "--requests", "60", "--engines", "3", "--prefillers", "1", "--rate", "6", "--warmup", "0s")
+    code, output, errors = await igw_bench(tmp_path, "--policies", "pd-split", *load, "--json", "r.json")
+    assert code == 0, errors
+    assert "pd-split" in output
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert (run["figures"]["answered"], run["figures"]["failed"]) == (60, 0)
+    assert [one["endpoint"] for one in run["endpoints"]] == ["engine-2", "engine-3"]
+    assert run["figures"]["cached_share"] > 0.9, "prompts came from elsewhere"
+
+
 async def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     words = ("--policies", "round-robin", "--engines", "2", "--duration", "100s", "--speed", "2")
     code, output, _ = await igw_bench(tmp_path, *words, stop_at="in flight 3")

@@ -4,13 +4,11 @@ Three targets: a URL; the whole product on this machine, started anew for each r
 """
 
 import asyncio
-import os
 import resource
 import tempfile
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from functools import partial
 from math import fsum
 from pathlib import Path
 from time import perf_counter, process_time
@@ -18,13 +16,14 @@ from typing import Any
 
 import aiohttp
 
-from igw_bench.command import plans, product, virtual
+from igw_bench.command import division, plans, product, virtual
 from igw_bench.command.client import Asker, Target
 from igw_bench.command.figures import Slo
 from igw_bench.command.loops import Load
 from igw_bench.command.plans import Plan, Shape
 from igw_bench.command.progress import Progress
 from igw_bench.command.samples import Run
+from igw_bench.workers import workers
 from igw_bench.workloads import Job
 
 # The one policy of a target that places as it likes.
@@ -35,7 +34,10 @@ _WARM_UP = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that a campaign is. `target`: a URL instead of the product; `offline`: no sockets at all."""
+    """All that a campaign is. `target`: a URL instead of the product; `offline`: no sockets at all.
+
+    `prefillers`: see `division.roles`.
+    """
 
     shape: Shape
     policies: Sequence[str]
@@ -45,6 +47,7 @@ class Settings:
     offline: bool = False
     speed: float = 1.0
     queue: bool = False
+    prefillers: int | None = None
     timeout: float = 600.0
 
     @property
@@ -57,17 +60,24 @@ def offline(settings: Settings, progress: Progress) -> list[Run]:
     """On a virtual clock, as many at once as there are cores."""
     cells = settings.cells
     runs = []
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(cells))) as pool:
-        for run in pool.map(_simulate, repeat(settings.shape), cells, repeat(settings.speed)):
+    with workers(len(cells)) as pool:
+        for run in pool.map(partial(_simulate, settings), cells):
             runs.append(run)
             progress.ended(run, len(cells))
     return runs
 
 
-def _simulate(shape: Shape, cell: tuple[str, int], speed: float) -> Run:
+def _simulate(settings: Settings, cell: tuple[str, int]) -> Run:
     policy, seed = cell
     began = perf_counter()
-    run = virtual.simulate(plans.build(shape, seed), policy, seed, speed)
+    run = virtual.simulate(
+        plans.build(settings.shape, seed),
+        policy,
+        seed,
+        settings.speed,
+        queue=settings.queue,
+        prefillers=settings.prefillers,
+    )
     return replace(run, seconds=perf_counter() - began)
 
 
@@ -97,7 +107,8 @@ async def _against(target: Target, plan: Plan, policy: str, seed: int, progress:
 
 async def _against_product(settings: Settings, plan: Plan, policy: str, seed: int, progress: Progress) -> Run:
     speed = settings.speed
-    fleet = product.Fleet(plan.workload.fleet, policy, speed, settings.queue)
+    roles = division.roles(policy, plan.workload, settings.prefillers)
+    fleet = product.Fleet(plan.workload.fleet, policy, speed, settings.queue, roles)
     progress.says(f"{policy}, seed {seed}: starting {len(fleet.engines)} simulated engines, the picker and Envoy")
     with tempfile.TemporaryDirectory(prefix="igw-bench-") as directory:
         async with product.running(Path(directory), fleet) as gateway, _session() as session:
@@ -105,7 +116,7 @@ async def _against_product(settings: Settings, plan: Plan, policy: str, seed: in
             asker = Asker(session, target, plan)
             await _warm_up(asker, plan.workload.clients or plans.CLIENTS)
             load = Load(plan, asker.ask, speed)
-            blank = Run(policy, seed, [], gateway.endpoints, plan.workload.measured_from, speed=speed)
+            blank = Run(policy, seed, [], gateway.answering, plan.workload.measured_from, speed=speed)
             before = await gateway.engines_ttft()
             run = await _measured(load.run(gateway.change), load, blank, progress)
             return replace(run, outside=_outside(run, before, await gateway.engines_ttft()))

@@ -21,7 +21,7 @@ from igw_bench.children import NotStarted
 from igw_bench.command import campaign, plans
 from igw_bench.command.campaign import Settings
 from igw_bench.command.document import Facts, document
-from igw_bench.command.options import DEFAULT_POLICIES, SPEED
+from igw_bench.command.options import DEFAULT_POLICIES, POLICIES_OF_E, SPEED
 from igw_bench.command.options import settings as read
 from igw_bench.command.page import page
 from igw_bench.command.progress import Progress
@@ -38,7 +38,7 @@ def main() -> None:
     """The entry point of `igw bench`."""
     try:
         code = app(standalone_mode=False)
-    except (BadInput, NotStarted) as error:
+    except (BadInput, NotStarted, ChildProcessError) as error:
         _give_up(str(error))
     except typer.TyperException as error:
         _give_up(error.format_message())
@@ -72,7 +72,7 @@ def bench(
     offline: Annotated[bool, typer.Option("--offline", help="Simulate all of it on a virtual clock.")] = False,
     policies: Annotated[
         str | None,
-        typer.Option(help=f"Placement policies, by commas. [default: {DEFAULT_POLICIES}]"),
+        typer.Option(help=f"Placement policies, by commas. [default: {DEFAULT_POLICIES}; workload E: {POLICIES_OF_E}]"),
     ] = None,
     speed: Annotated[
         float | None,
@@ -81,6 +81,9 @@ def bench(
     queue: Annotated[bool, typer.Option("--queue", help="Requests wait in the picker, with its defaults.")] = False,
     preset: Annotated[str | None, typer.Option(help="Simulated engines: a preset of igw sim.")] = None,
     engines: Annotated[int | None, typer.Option(min=1, help="How many simulated engines.")] = None,
+    prefillers: Annotated[
+        int | None, typer.Option(min=1, help="How many of them compute prompts, under pd-split and dynamic-pd-split.")
+    ] = None,
     workload: Annotated[
         str | None,
         typer.Option("-w", "--workload", help=f"{', '.join(plans.names())}. [default: sharegpt]"),
@@ -169,9 +172,22 @@ def _about(settings: Settings) -> tuple[str, str]:
 
 # Options that are told elsewhere in the report, are secret, or say nothing of the load; then those that say something
 # of some loads and targets only.
-_NOT_TOLD = ("url", "model", "api_key_env", "api_key_file", "json_file", "html_file", "slo_ttft", "slo_tpot", "salt")
+_NOT_TOLD = (
+    *(
+        "url",
+        "model",
+        "offline",
+        "api_key_env",
+        "api_key_file",
+        "json_file",
+        "html_file",
+        "slo_ttft",
+        "slo_tpot",
+        "salt",
+    ),
+)
 _OF_URLS = ("api", "ignore_eos", "endpoint_header", "salt")
-_OF_ENGINES = ("offline", "policies", "speed", "queue", "preset", "engines")
+_OF_ENGINES = ("offline", "policies", "speed", "queue", "preset", "engines", "prefillers")
 _OF_SIZES = ("tenants", "prefix_tokens", "question_tokens", "answer_tokens", "turns", "think")
 
 
@@ -180,6 +196,7 @@ def _load_of(options: dict[str, Any], settings: Settings) -> dict[str, Any]:
     untold = {*_NOT_TOLD, *(_OF_URLS if settings.target is None else _OF_ENGINES)}
     untold |= set() if settings.shape.workload in ("prefixes", "chats") else set(_OF_SIZES)
     untold |= set() if settings.shape.trace is not None else {"trace_speed"}
+    untold |= {"timeout"} if settings.offline else set()
     given = {name: value for name, value in options.items() if name not in untold and value is not None}
     told = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     salt = {"salt": settings.target.salt} if settings.target is not None else {}

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from igw_api.wire import FAIRNESS_HEADER
 from igw_bench.command.plans import Plan
 from igw_bench.command.samples import ANSWERED, FAILED, REFUSED, Sample
 from igw_bench.command.texts import TEMPLATE_TOKENS, text
@@ -61,6 +62,7 @@ class Asker:
         self._session = session
         self._target = target
         self._plan = plan
+        self._tenants = any(job.tenant for job in plan.workload.jobs)
         self._said: dict[int, list[dict[str, str]]] = {}
         self._path = "/chat/completions" if target.chat else "/completions"
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0)
@@ -73,7 +75,7 @@ class Asker:
         sent = self._clock()
         try:
             async with asyncio.timeout(self._target.timeout):
-                await self._post(body, reading)
+                await self._post(body, self._headers(job), reading)
         except TimeoutError:
             reading.fail(f"no whole answer within {self._target.timeout:g} s")
         except aiohttp.ClientConnectorError as error:
@@ -91,6 +93,9 @@ class Asker:
     def _messages(self, job: Job) -> list[dict[str, str]]:
         """All that was said, and the new text. A chat template's tokens are part of a first prompt's length."""
         said = self._said.pop(job.number, [])
+        words = self._plan.words.get(job.number)
+        if words is not None:
+            return [{"role": "user", "content": f"{self._target.salt} {words}" if self._target.salt else words}]
         words = text(self._plan.pieces(job), self._target.salt)
         if not said and self._target.chat:
             words = words[: max(1, job.prompt_tokens - TEMPLATE_TOKENS) * BYTES_PER_TOKEN]
@@ -103,8 +108,12 @@ class Asker:
         options = {"stream": True, "stream_options": {"include_usage": True}}
         return orjson.dumps({"model": self._target.model, **asked, **self._target.length(job.output_tokens), **options})
 
-    async def _post(self, body: bytes, reading: "Reading") -> None:
-        headers = {"content-type": "application/json", "accept-encoding": "identity", **self._target.headers}
+    def _headers(self, job: Job) -> dict[str, str]:
+        """Where there are several tenants, whose request it is: a gateway's queue is fair between these."""
+        whose = {FAIRNESS_HEADER: f"tenant-{job.tenant}"} if self._tenants else {}
+        return {"content-type": "application/json", "accept-encoding": "identity", **whose, **self._target.headers}
+
+    async def _post(self, body: bytes, headers: Mapping[str, str], reading: "Reading") -> None:
         async with self._session.post(
             self._target.url + self._path, data=body, headers=headers, timeout=self._timeout
         ) as response:

@@ -78,7 +78,10 @@ def _policy(name: str, baseline: str, runs: Sequence[Mapping[str, Any]]) -> dict
 def _warnings(run: Run) -> list[str]:
     """What makes a run's figures doubtful."""
     found = []
-    late = figures.headline(run, Slo())["late_p99"]
+    told = figures.headline(run, Slo())
+    late = told["late_p99"]
+    if told["answered"] and not told["counted"]:
+        found.append(f"no latency counts: every request was due before {run.counted_from:g} s, see --warmup")
     if run.busy is not None and run.busy > _BUSY:
         found.append(
             f"{run.policy}, seed {run.seed}: the sender took {run.busy:.0%} of a core; its own waits count as latency"

@@ -1,8 +1,9 @@
 """`make bench-live`: workload A over real sockets, policy by policy, beside the same requests simulated offline.
 
 Simulated engines run SPEED times as fast, so that it ends in a quarter of an hour on two cores. Prints a line for each
-run, what each policy comes to online and offline, and last one line of JSON as `make bench-policies` does: for each
-policy the ratios to round robin with the same seed, medians of the seeds. docs/benchmarks/live.md has a run.
+run, what each policy comes to online and offline and whether these agree, and last one line of JSON: by policy the
+ratios to round robin with the same seed, as `make bench-policies` has them, medians of the seeds, and how far offline
+is from online. docs/benchmarks/live.md has a run.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ from igw_bench.policies import BASELINE, RATIOS
 POLICIES = (BASELINE, "least-request", "llm-metric", "prefix-cache")
 SEEDS = 3
 REQUESTS, SPEED = 3_000, 5.0
+# How far offline may be from online.
+AGREED = 0.15
 # Title, figure, factor, digits.
 _SHOWN = (
     ("TTFT mean ms", "ttft_mean", 1e3, 0),
@@ -37,6 +40,7 @@ _SHOWN = (
     ("tokens/s", "tokens_per_s", 1, 0),
 )
 _Figures = Mapping[str, float | None]
+_Differences = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ def main(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runs = runner.run(campaign.online(settings, progress))
     pairs = [_pair(shape, run) for run in runs]
-    print(f"\n{table(pairs)}\n\n{outside(runs)}\n")
-    print(json.dumps({"A": ratios(pairs)}))
+    print(f"\n{table(pairs)}\n\n{outside(runs)}\n\n{agreement(pairs)}\n")
+    print(json.dumps({"A": ratios(pairs), "offline_to_online": differences(pairs)}))
 
 
 def _pair(shape: Shape, run: Run) -> Pair:
@@ -114,6 +118,32 @@ def _ratio_table(pairs: Sequence[Pair]) -> list[str]:
         lines.append(_row(policy, "online", [f"{found[name] or 0:.3g}" for name in RATIOS]))
         lines.append(_row("", "offline", [f"{offline[policy][name] or 0:.3g}" for name in RATIOS]))
     return lines
+
+
+def differences(pairs: Sequence[Pair], of: Callable[[Pair], _Figures] = lambda pair: pair.offline) -> _Differences:
+    """By policy and figure: how much higher offline's median over the seeds is than online's, as a share."""
+    found: dict[str, dict[str, float | None]] = {}
+    for policy in dict.fromkeys(pair.policy for pair in pairs):
+        mine = [pair for pair in pairs if pair.policy == policy]
+        medians = zip(_medians([of(one) for one in mine]), _medians([one.online for one in mine]), strict=True)
+        parts = [_ratio(*both) for both in medians]
+        found[policy] = {
+            name: None if part is None else round(part - 1, 4)
+            for (_, name, _, _), part in zip(_SHOWN, parts, strict=True)
+        }
+    return found
+
+
+def agreement(pairs: Sequence[Pair]) -> str:
+    """Whether both tell the same, and where not, whether placement is the reason."""
+    replayed = differences(pairs, lambda pair: pair.replayed)
+    apart = [
+        f"{policy} {name} {part:+.1%} (with online's placements {replayed[policy][name] or 0:+.1%})"
+        for policy, found in differences(pairs).items()
+        for name, part in found.items()
+        if part is not None and abs(part) > AGREED
+    ]
+    return f"Online and offline agree within {AGREED:.0%}" + (f", but for {'; '.join(apart)}." if apart else ".")
 
 
 def outside(runs: Sequence[Run]) -> str:

@@ -3,20 +3,24 @@
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
-from igw_bench.command import virtual
+from igw_bench.command import plans, virtual
 from igw_bench.command.campaign import AS_IT_IS, Settings
 from igw_bench.command.client import Target
 from igw_bench.command.document import BASELINE
 from igw_bench.command.figures import Slo
 from igw_bench.command.plans import Shape
 from igw_bench.command.samples import BadInput
-from igw_extproc.scheduling.policies import POLICIES
+from igw_bench.peers import PEERS
+from igw_extproc.scheduling.policies import DEFAULT, POLICIES, SPLITS
 
 # Of simulated engines over sockets: what two cores carry with little of it to be seen (docs/benchmarks/live.md).
 SPEED = 5.0
 DEFAULT_POLICIES = f"{BASELINE},least-request,llm-metric,prefix-cache"
+# Where mixed and divided fleets are compared: the first is the mixed one.
+POLICIES_OF_E = ",".join((DEFAULT, *SPLITS))
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)")
 
@@ -26,8 +30,11 @@ def settings(options: dict[str, Any]) -> Settings:
     _check_together(options)
     given = None if options["url"] is None else _target(options)
     names = [AS_IT_IS] if given else _policies(options)
+    shape = _shape(options, bounded=given is None)
+    if given is None:
+        _check_policies(names, shape, options)
     return Settings(
-        shape=_shape(options, bounded=given is None),
+        shape=shape,
         policies=names,
         seeds=range(1, options["seeds"] + 1),
         slo=Slo(_seconds(options["slo_ttft"], "--slo-ttft"), _seconds(options["slo_tpot"], "--slo-tpot")),
@@ -35,13 +42,14 @@ def settings(options: dict[str, Any]) -> Settings:
         offline=options["offline"],
         speed=options["speed"] or (1.0 if given or options["offline"] else SPEED),
         queue=options["queue"],
+        prefillers=options["prefillers"],
         timeout=_seconds(options["timeout"], "--timeout"),
     )
 
 
 # Options that say something of one kind of target only.
 _ONLY_URL = ("model", "api_key_file", "salt")
-_NOT_URL = ("offline", "policies", "queue", "preset", "engines")
+_NOT_URL = ("offline", "policies", "queue", "preset", "engines", "prefillers")
 
 
 def _check_together(options: dict[str, Any]) -> None:
@@ -52,8 +60,6 @@ def _check_together(options: dict[str, Any]) -> None:
             raise BadInput(f"--{name.replace('_', '-')} {verb} --url")
     if options["url"] is not None and options["speed"] is not None:
         raise BadInput("--speed is for simulated engines: it does not go with --url")
-    if options["offline"] and options["queue"]:
-        raise BadInput("--queue is not simulated: it does not go with --offline")
     if options["rate"] is not None and options["clients"] is not None:
         raise BadInput("--rate (open loop) and --clients (closed loop) exclude each other")
     for name in ("json_file", "html_file"):
@@ -63,12 +69,33 @@ def _check_together(options: dict[str, Any]) -> None:
 
 
 def _policies(options: dict[str, Any]) -> list[str]:
-    known = virtual.known() if options["offline"] else tuple(POLICIES)
-    names = [one.strip() for one in (options["policies"] or DEFAULT_POLICIES).split(",")]
+    known = virtual.known() if options["offline"] else (*POLICIES, *SPLITS)
+    usual = POLICIES_OF_E if options["workload"] == "E" else DEFAULT_POLICIES
+    names = [one.strip() for one in (options["policies"] or usual).split(",")]
     for name in names:
         if name not in known:
             raise BadInput(f"--policies {name}: no such policy; there are {', '.join(known)}")
     return list(dict.fromkeys(names))
+
+
+def _check_policies(names: Sequence[str], shape: Shape, options: dict[str, Any]) -> None:
+    """Whether each of them can place this load."""
+    theirs, divided = [one for one in names if one in PEERS], [one for one in names if one in SPLITS]
+    prefillers = options["prefillers"]
+    if theirs and options["queue"]:
+        raise BadInput(f"--queue does not go with --policies {theirs[0]}: other routers' rules have none")
+    if prefillers is not None and not divided:
+        raise BadInput(f"--prefillers needs --policies {' or '.join(SPLITS)}")
+    if not divided:
+        return
+    workload = plans.build(shape, 1).workload
+    engines = len(workload.fleet)
+    if engines < 2:
+        raise BadInput(f"--policies {divided[0]} needs two engines or more: see --engines")
+    if prefillers is not None and prefillers >= engines:
+        raise BadInput(f"--prefillers {prefillers}: of {engines} engines one must answer")
+    if options["offline"] and workload.changes:
+        raise BadInput(f"--policies {divided[0]}: engines of workload {shape.workload} die, which is not simulated")
 
 
 def _shape(options: dict[str, Any], bounded: bool) -> Shape:

@@ -102,7 +102,7 @@ def _cell(found: _Report, figure: str, factor: float, digits: int, less: bool | 
     if not baseline and ratio is not None and less is not None:
         change = (1 - ratio) if less else (ratio - 1)
         kind = "better" if change > _NOTABLE else "worse" if change < -_NOTABLE else "same"
-        text += f" <small class='{kind}'>x{ratio:.3g}</small>"
+        text += f" <small class='ratio {kind}'>x{ratio:.3g}</small>"
     least, most = found["least"][figure], found["most"][figure]
     if least != most:
         text += f"<br><small>{number(least, factor, digits)} – {number(most, factor, digits)}</small>"
@@ -139,6 +139,8 @@ def _load(report: _Report) -> str:
 
 
 def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -206,15 +208,19 @@ def _points(run: _Report, name: str, factor: float) -> list[tuple[float, float |
 def _balance(report: _Report) -> str:
     """For each policy: requests in flight at each endpoint over time, and what each made."""
     made = []
-    for run in _first_runs(report):
+    runs = _first_runs(report)
+    names = dict.fromkeys(name for run in runs for name in run["over_time"].get("in_flight_of", ()))
+    # An endpoint has its colour under every policy, also where others are not heard of.
+    colours = {name: at for at, name in enumerate(names)}
+    for run in runs:
         if len(run["endpoints"]) < 2:
             continue
         time = run["over_time"]
         series = [
-            Series(name, index, _points({"over_time": {**time, "one": values}}, "one", 1))
-            for index, (name, values) in enumerate(time["in_flight_of"].items())
+            Series(name, colours[name], _points({"over_time": {**time, "one": values}}, "one", 1))
+            for name, values in time["in_flight_of"].items()
         ]
-        tokens = [(one["endpoint"], one["output_tokens"]) for one in run["endpoints"]]
+        tokens = [(one["endpoint"], colours[one["endpoint"]], one["output_tokens"]) for one in run["endpoints"]]
         made.append(
             "<section class='pair'>"
             + _figure(

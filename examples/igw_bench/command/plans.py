@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from igw_bench.command import trace
+from igw_bench.command import sharegpt, trace
 from igw_bench.command.samples import BadInput
 from igw_bench.command.texts import (
     MESSAGE_TOKENS,
@@ -22,9 +22,11 @@ from igw_bench.command.texts import (
     pieces_of,
     prefix_of,
 )
+from igw_bench.prefill_decode import prefill_heavy
 from igw_bench.workloads import WORKLOADS, Chat, Job, Next, Workload
 from igw_sim.presets import PRESETS, Preset
 
+LETTERED: Mapping[str, Callable[[Random], Workload]] = {**WORKLOADS, "E": prefill_heavy}
 PRESET = "a10-llama2-7b"
 ENGINES = 4
 REQUESTS = 1_000
@@ -58,11 +60,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A load. `texts`: the new text of a request, where its blocks do not say it. `left_out`: too long for a target."""
+    """A load. `left_out`: requests that are too long for a target.
+
+    `texts`: the new text of a request, where its blocks do not say it; `words`: where somebody wrote it.
+    """
 
     workload: Workload
     texts: Mapping[int, tuple[Piece, ...]] = field(default_factory=dict)
     left_out: int = 0
+    words: Mapping[int, str] = field(default_factory=dict)
 
     def pieces(self, job: Job) -> tuple[Piece, ...]:
         """The text that this request adds to what was said before."""
@@ -81,7 +87,7 @@ _Draft = tuple[tuple[Job, ...], dict[int, tuple[Piece, ...]], dict[int, Next]]
 def build(shape: Shape, seed: int) -> Plan:
     """BadInput for options that do not go together."""
     rng = Random(seed)
-    if shape.workload in WORKLOADS:
+    if shape.workload in LETTERED:
         plan = Plan(_lettered(shape, rng))
     elif shape.workload == "trace":
         plan = _traced(shape, rng)
@@ -108,7 +114,7 @@ def _check(workload: Workload, shape: Shape) -> None:
 
 
 def _lettered(shape: Shape, rng: Random) -> Workload:
-    workload = WORKLOADS[shape.workload](rng)
+    workload = LETTERED[shape.workload](rng)
     if shape.requests is not None:
         if shape.requests > len(workload.jobs):
             raise BadInput(f"workload {shape.workload} has {len(workload.jobs)} requests, not {shape.requests}")
@@ -253,7 +259,7 @@ _SYNTHETIC: dict[str, Callable[[Shape, int, Preset, Random], _Draft]] = {
 
 def names() -> Iterable[str]:
     """Every workload there is."""
-    return (*_SYNTHETIC, "trace", *WORKLOADS)
+    return (*_SYNTHETIC, "trace", *LETTERED)
 
 
 # ------------------------------------------------------------------------------------------------ trace
@@ -262,6 +268,8 @@ def names() -> Iterable[str]:
 def _traced(shape: Shape, rng: Random) -> Plan:
     if shape.trace is None:
         raise BadInput("--workload trace needs --trace FILE")
+    if sharegpt.looks_so(shape.trace):
+        return _conversations(shape, shape.trace, rng)
     engines = fleet(shape)
     longest = _longest(shape, engines[0])
     found = trace.read(shape.trace)[: shape.requests]
@@ -280,3 +288,22 @@ def _traced(shape: Shape, rng: Random) -> Plan:
     )
     texts = {number: one.prompt for number, one in enumerate(entries)}
     return Plan(_paced(workload, shape, rng), texts, len(found) - len(entries))
+
+
+def _conversations(shape: Shape, path: Path, rng: Random) -> Plan:
+    """Questions that somebody asked, drawn at random. They have no times."""
+    engines = fleet(shape)
+    longest = _longest(shape, engines[0])
+    found = list(sharegpt.read(path))
+    rng.shuffle(found)
+    found = found[: _count(shape)]
+    fitting = [one for one in found if one.question_tokens + TEMPLATE_TOKENS + one.answer_tokens <= longest]
+    if not fitting:
+        raise BadInput(f"{path}: no conversation fits into {longest} tokens: see --longest and --preset")
+    jobs = tuple(
+        _job(number, (Piece(named(6, number), one.question_tokens),), one.answer_tokens, engines[0], 0)
+        for number, one in enumerate(fitting)
+    )
+    workload = Workload("trace", engines, jobs, clients=0 if shape.rate is not None else CLIENTS)
+    words = {number: one.question for number, one in enumerate(fitting)}
+    return Plan(_paced(workload, shape, rng), left_out=len(found) - len(fitting), words=words)

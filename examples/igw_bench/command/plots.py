@@ -134,17 +134,17 @@ def _frame(title: str, inner: str) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{inner}</svg>'
 
 
-def bars(rows: Sequence[tuple[str, float]], told: Callable[[float], str]) -> str:
-    """Horizontal bars from zero, a row and a colour each, with the value behind."""
-    height, most = 20, max((value for _, value in rows), default=0.0) or 1.0
+def bars(rows: Sequence[tuple[str, int, float]], told: Callable[[float], str]) -> str:
+    """Horizontal bars from zero, a row each: its name, the index of its colour, and the value, which stands behind."""
+    height, most = 20, max((value for *_, value in rows), default=0.0) or 1.0
     label_width, width = 110, 360
     room = width - label_width - 64
     drawn = []
-    for at, (name, value) in enumerate(rows):
+    for at, (name, index, value) in enumerate(rows):
         y = at * height
         length = max(room * value / most, 1.0)
         drawn.append(_text(label_width - 6, y + 14, name, "end"))
-        drawn.append(f'<rect class="bar s{at}" x="{label_width}" y="{y + 3}" width="{length:.1f}" height="14"/>')
+        drawn.append(f'<rect class="bar s{index}" x="{label_width}" y="{y + 3}" width="{length:.1f}" height="14"/>')
         drawn.append(_text(label_width + length + 5, y + 14, told(value), "start"))
     return f'<svg class="bars" viewBox="0 0 {width} {len(rows) * height + 2}" role="img">{"".join(drawn)}</svg>'
 

@@ -14,15 +14,19 @@ from typing import Any
 
 import aiohttp
 
+from igw_api.split import Role
+from igw_api.wire import ROLE_LABELS
 from igw_bench.children import Child, stop_all
+from igw_bench.command import clocks, division
 from igw_bench.workloads import Change
 from igw_sim.presets import Preset
 
 MODEL = "bench"
-START_S = 60.0  # cold starts of ten Python processes on two busy cores
+START_S = 180.0  # cold starts of twenty Python processes on two busy cores
 _PORT = 8080
 _LOOPBACK = "127.0.0.1"
 _SIM_READY = re.compile(r"igw sim listening name=(\S+) engine=\S+ address=(\S+)")
+_SIDECAR_READY = re.compile(r"igw sidecar listening address=(\S+)")
 _UP_READY = re.compile(r"igw up ready listener=\S+ port=\d+ address=(\S+)")
 _UP_METRICS = re.compile(r"metrics (http://\S+/metrics)")
 # Tokens that an engine sends at a time when time runs faster than it does: what costs is each write, not its length.
@@ -31,28 +35,41 @@ _WRITE_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What to start. `queue`: requests wait in the picker while all engines are full."""
+    """What to start. `queue`: requests wait in the picker while all engines are full.
+
+    `roles`: of each engine, where the policy divides requests; a sidecar stands before each that answers.
+    """
 
     engines: Sequence[Preset]
     policy: str
     speed: float = 1.0
     queue: bool = False
+    roles: Sequence[Role] = ()
 
 
 @dataclass(slots=True)
 class Product:
-    """It runs. `url` is that of the gateway's API; `endpoints` are the engines' names."""
+    """It runs. `url` is that of the gateway's API; `endpoints` are the engines' names.
+
+    `addresses`: of the engines, by name; `fronts`: where the gateway sends their requests, to a sidecar or themselves.
+    """
 
     directory: Path
     fleet: Fleet
     url: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
+    fronts: dict[str, str] = field(default_factory=dict)
     _children: dict[str, Child] = field(default_factory=dict)
 
     @property
     def endpoints(self) -> tuple[str, ...]:
         """By number."""
         return tuple(f"engine-{at + 1}" for at in range(len(self.fleet.engines)))
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """Those that clients hear of."""
+        return division.answering(self.endpoints, self.fleet.roles) if self.fleet.roles else self.endpoints
 
     async def start(self) -> None:
         """Until every engine may be chosen. Raises NotStarted."""
@@ -62,6 +79,8 @@ class Product:
         for name in self.endpoints:
             ((line),) = await self._children[name].wait_for(_SIM_READY, 1, START_S)
             self.addresses[name] = line[2]
+        self.fronts = dict(self.addresses)
+        await self._start_sidecars()
         manifests = self.directory / "manifests.yaml"
         manifests.write_text("---\n".join(json.dumps(one) + "\n" for one in self._manifests()))
         words = ["igw_operator", "up", "-f", str(manifests), "--state-dir", str(self.directory / "gateway")]
@@ -71,6 +90,16 @@ class Product:
         self.url = f"http://{ready[1]}/v1"
         ((metrics),) = await gateway.wait_for(_UP_METRICS, 1, START_S)
         await gateway.wait_until(lambda: self._available(metrics[1]), START_S, "has engines that it cannot use")
+
+    async def _start_sidecars(self) -> None:
+        roles = dict(zip(self.endpoints, self.fleet.roles, strict=False))
+        sidecars = {name: f"sidecar-{name}" for name, role in roles.items() if role is not Role.PREFILL}
+        for name, sidecar in sidecars.items():
+            words = ["igw_sidecar", "--engine", f"http://{self.addresses[name]}", "--host", _LOOPBACK, "--listen", "0"]
+            await self._child(sidecar, [*words, "--drain-seconds", "0"]).start()
+        for name, sidecar in sidecars.items():
+            ((line),) = await self._children[sidecar].wait_for(_SIDECAR_READY, 1, START_S)
+            self.fronts[name] = line[1]
 
     async def change(self, change: Change) -> None:
         """Slow an engine down, end it, or bring it back, as offline. What cannot be told to it is left."""
@@ -113,14 +142,16 @@ class Product:
 
     def _manifests(self) -> list[dict[str, Any]]:
         listener = {"name": "llm", "protocol": "HTTP", "port": _PORT}
-        endpoints = [
-            {"name": name, "address": host, "port": int(port)}
-            for name, (host, _, port) in ((name, one.rpartition(":")) for name, one in self.addresses.items())
-        ]
+        endpoints = [self._entry(at, name) for at, name in enumerate(self.endpoints)]
         attach = json.dumps({"name": "bench", "port": _PORT})
         policy: dict[str, Any] = {"targetRefs": [{"name": "bench"}], "scheduling": {"policy": self.fleet.policy}}
-        if not self.fleet.queue:
-            policy["queue"] = {"maxSize": 0}
+        if self.fleet.roles:
+            dwell = clocks.split(self.fleet.policy, self.fleet.speed).dwell
+            policy["scheduling"]["prefillDecode"] = {"roleDwell": clocks.milliseconds(dwell)}
+        queue = clocks.queue(self.fleet.speed)
+        waits = {"waitTimeout": queue.wait_timeout, "retryPeriod": queue.retry_period}
+        told = {name: clocks.milliseconds(seconds) for name, seconds in waits.items()}
+        policy["queue"] = told if self.fleet.queue else {"maxSize": 0}
         return [
             _manifest(
                 "gateway.networking.k8s.io/v1",
@@ -139,6 +170,11 @@ class Product:
             _manifest("inferencegateway.io/v1alpha1", "InferencePoolPolicy", policy),
         ]
 
+    def _entry(self, at: int, name: str) -> dict[str, Any]:
+        host, _, port = self.fronts[name].rpartition(":")
+        labels = {"labels": {ROLE_LABELS[0]: self.fleet.roles[at].value}} if self.fleet.roles else {}
+        return {"name": name, "address": host, "port": int(port), **labels}
+
     async def _tell(self, name: str, fault: dict[str, Any]) -> None:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
@@ -148,7 +184,7 @@ class Product:
 
     async def _available(self, metrics: str) -> bool:
         page = await _page(metrics)
-        lines = (f'igw_picker_endpoint_available{{endpoint="{one}"}} 1.0' for one in self.addresses.values())
+        lines = (f'igw_picker_endpoint_available{{endpoint="{one}"}} 1.0' for one in self.fronts.values())
         return all(line in page for line in lines)
 
 

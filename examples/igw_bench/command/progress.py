@@ -40,7 +40,7 @@ class Progress:
         ttft = [one.ttft for one in run.samples if one.ttft is not None]
         times = f"TTFT mean {mean(ttft):.3f} s, P99 {percentile(ttft, 0.99):.2f} s" if ttft else "no answers"
         self.says(
-            f"{self._ended:3}/{cells} {run.policy:13} seed {run.seed}  {len(run.samples)} requests, {times} "
+            f"{self._ended:3}/{cells} {run.policy:16} seed {run.seed}  {len(run.samples)} requests, {times} "
             f"(took {run.seconds:.1f} s)"
         )
 

@@ -26,7 +26,7 @@ STYLE = (
     "th:first-child{text-align:left}thead th{border-bottom:2px solid var(--rule);font-weight:600}"
     "tbody th{font-weight:400}tbody tr.new>*{border-top:1px solid var(--rule)}"
     ".load th,.load td{text-align:left;border-top:1px solid var(--rule)}td.words{white-space:normal}"
-    "small{color:var(--soft);font-size:12px}.better{color:var(--good)}.worse{color:var(--bad)}"
+    "small{color:var(--soft);font-size:12px}.ratio{display:inline-block;min-width:44px;text-align:left}.better{color:var(--good)}.worse{color:var(--bad)}"
     ".legend{display:flex;flex-wrap:wrap;gap:6px 20px;margin:20px 0 0;position:sticky;top:0;padding:8px 0;"
     "background:var(--back)}"
     ".swatch{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;background:var(--c)}"

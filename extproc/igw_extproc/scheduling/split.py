@@ -293,8 +293,12 @@ class SplitScheduler:
         return costs if policy.second in (0.0, 1.0) else [cost / policy.second for cost in costs]
 
     def _prompt(self, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
-        """What computing the prompt costs, there and to those who are being answered there."""
-        costs = self._costs(self._prefill, side, ask, held)
+        """What computing the prompt costs, there and to those who are being answered there.
+
+        The answer is no part of it: what it takes is the decode policy's to say, and counted twice it would send short
+        prompts behind long ones.
+        """
+        costs = self._costs(self._prefill, side, ask._replace(output_tokens=0), held)
         role, tokens, cached = self._role, ask.prompt_tokens, held.tokens
         for at, one in enumerate(side):
             if one.queued and role[one.slot] is not Role.PREFILL:

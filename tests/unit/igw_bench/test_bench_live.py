@@ -6,7 +6,7 @@ import pytest
 
 from igw_bench.command import plans, virtual
 from igw_bench.command.figures import Slo, headline
-from igw_bench.command.live import Pair, ratios, table
+from igw_bench.command.live import Pair, agreement, differences, ratios, table
 from igw_bench.command.plans import Shape
 
 
@@ -39,6 +39,16 @@ def test_the_table_has_the_difference_between_online_and_offline() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(PAIRS).splitlines() if line]
     assert [row[2] for row in rows if row[1] == "difference"] == ["-20%", "+0%", "-33%", "+0%"]
     assert ["llm-metric", "online", "600", "6,000", "50.0", "100.0", "100"] in rows
+
+
+def test_where_offline_is_far_from_online_it_is_said_and_whether_placement_is_the_reason() -> None:
+    told = agreement(PAIRS)
+    assert told.startswith("Online and offline agree within 15%, but for round-robin ttft_mean -20.0% (with online's")
+    assert "llm-metric ttft_p99 -33.3% (with online's placements +0.0%)" in told
+    assert differences(PAIRS)["llm-metric"] == {
+        "ttft_mean": -0.3333, "ttft_p99": -0.3333, "tpot_mean": 0.0, "tpot_p99": 0.0, "tokens_per_s": 0.0
+    }  # fmt: skip
+    assert agreement([pair("round-robin", 1, 1.0, 1.14)]) == "Online and offline agree within 15%."
 
 
 def test_a_replay_places_each_request_where_it_was() -> None:

@@ -202,6 +202,15 @@ def test_a_dynamic_pool_does_not_divide_where_that_gains_nothing() -> None:
     assert busy.placed(an_ask(5_000)) == (None, 1)
 
 
+def test_a_short_prompt_does_not_wait_behind_a_long_one_because_its_answer_is_long() -> None:
+    """What the answer takes is the same whoever computes the prompt, and says nothing of who should."""
+    pool = Pool("prefill decode", DYNAMIC)
+    pool.says(1, running=20, kv=0.5)
+    assert pool.placed(an_ask(prompt=16_000)) == (0, 1)
+    for output in (10, 4_000):
+        assert pool.placed(an_ask(prompt=400, output=output, word=f"{output} ")) == (None, 1)
+
+
 def test_in_a_dynamic_pool_those_for_both_have_one_role_at_a_time() -> None:
     pool = Pool("both both both", DYNAMIC)
     for at in range(3):
