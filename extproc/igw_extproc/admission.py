@@ -134,7 +134,7 @@ class Admission:
             return self._director.fulfil(wish, now)
         flight = self._reserve(line, wish, now)
         if flight is not None and _goes(line.queue, flight, wish, now):
-            flight.sent(now)
+            flight.goes()
             return self._director.answer(wish, flight, now)
         waiting = _Waiting(applicant, wish._replace(allowed=[]), flight, request if view.standbys else None)
         return self._wait(line, waiting, tenant(fairness_id(request), credential(request), self._salt), now, capacity)

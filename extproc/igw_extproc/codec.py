@@ -6,7 +6,7 @@ Called by `conversation` for every message. What our own Envoy's two filters say
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
@@ -26,37 +26,42 @@ _BODIES = {"request_body": Part.REQUEST_BODY, "response_body": Part.RESPONSE_BOD
 _TRAILERS = {"request_trailers": Part.REQUEST_TRAILERS, "response_trailers": Part.RESPONSE_TRAILERS}
 
 
+# What a message says beside its part: attributes, two modes, subset hint, served endpoint, lease, as in `Message`.
+_Beside = tuple[Mapping[str, str], BodyMode | None, BodyMode | None, tuple[str, ...] | None, str | None, str | None]
+_NO_MODES = (None, None)
+_NO_METADATA = (None, None, None)
+_NO_HEADERS: Mapping[str, str] = {}
+
+
 class MalformedMessage(ValueError):
     """Bytes that are no ProcessingRequest, or one without a part."""
 
 
 def decode(data: bytes) -> Message:
     """One ProcessingRequest. Raises MalformedMessage."""
-    parts = one_message.split(data)
-    if parts is None:
-        return _decode(data)
-    if one_message.REQUEST_BODY in parts and one_message.RESPONSE_HEADERS not in parts:
-        content = one_message.body(data, *parts[one_message.REQUEST_BODY])
-        if content is not None:
-            return Message(Part.REQUEST_BODY, {}, *content, *_beside(data, parts))
-    elif one_message.RESPONSE_HEADERS in parts and one_message.REQUEST_BODY not in parts:
-        at, end = parts[one_message.RESPONSE_HEADERS]
-        if end - at <= _FEW_HEADERS:
-            headers, end_of_stream = _few_headers(data[at:end])
-            return Message(Part.RESPONSE_HEADERS, headers, b"", end_of_stream, *_beside(data, parts))
+    part, at, end = one_message.first(data)
+    if part == one_message.REQUEST_BODY:
+        content = one_message.body(data, at, end)
+        beside = _told(data[end:]) if content is not None else None
+        if content is not None and beside is not None:
+            return Message(Part.REQUEST_BODY, _NO_HEADERS, content[0], content[1], *beside)
+    elif part == one_message.RESPONSE_HEADERS and end - at <= _FEW_HEADERS:
+        headers, end_of_stream = _few_headers(data[at:end])
+        beside = _beside_response(data, end)
+        if beside is not None:
+            return Message(Part.RESPONSE_HEADERS, headers, b"", end_of_stream, *beside)
     return _decode(data)
 
 
-def _beside(data: bytes, parts: dict[int, tuple[int, int]]) -> tuple[Any, ...]:
-    """Attributes, modes and metadata, in the order of Message's fields."""
-    found = parts.get(one_message.ATTRIBUTES)
-    attributes = _told(data[found[0] : found[1]]) if found else {}
-    found = parts.get(one_message.PROTOCOL_CONFIG)
-    modes = _modes(data[found[0] : found[1]]) if found else _NO_MODES
-    found = parts.get(one_message.METADATA)
-    if not found:
-        return (attributes, *modes)
-    return (attributes, *modes, *_metadata(_parse(pb.Metadata, data[found[0] : found[1]])))
+def _beside_response(data: bytes, at: int) -> _Beside | None:
+    """What stands behind response headers: a lease of its own, and what comes again and again."""
+    field, start, end = one_message.first(data, at)
+    if field != one_message.METADATA:
+        return _told(data[at:])
+    beside = _told(data[end:])
+    if beside is None or beside[3:] != _NO_METADATA:
+        return None
+    return (*beside[:3], *_metadata(_parse(pb.Metadata, data[start:end])))
 
 
 _Kind = TypeVar("_Kind", bound=ProtobufMessage)
@@ -74,17 +79,20 @@ def _decode(data: bytes) -> Message:
     kind = request.WhichOneof("request")
     if kind is None:
         raise MalformedMessage("no request part")
-    config = request.protocol_config if request.HasField("protocol_config") else None
-    modes = (_mode(config.request_body_mode), _mode(config.response_body_mode)) if config is not None else _NO_MODES
-    metadata = _metadata(request.metadata_context)
-    rest = (_attributes(request), *modes, *metadata)
+    rest = _beside(request)
     if kind in _BODIES:
         body: pb.HttpBody = getattr(request, kind)
-        return Message(_BODIES[kind], {}, body.body, body.end_of_stream, *rest)
+        return Message(_BODIES[kind], _NO_HEADERS, body.body, body.end_of_stream, *rest)
     if kind in _HEADERS:
         head: pb.HttpHeaders = getattr(request, kind)
         return Message(_HEADERS[kind], _headers(head.headers.headers), b"", head.end_of_stream, *rest)
-    return Message(_TRAILERS[kind], {}, b"", False, *rest)
+    return Message(_TRAILERS[kind], _NO_HEADERS, b"", False, *rest)
+
+
+def _beside(request: pb.ProcessingRequest) -> _Beside:
+    config = request.protocol_config if request.HasField("protocol_config") else None
+    modes = (_mode(config.request_body_mode), _mode(config.response_body_mode)) if config is not None else _NO_MODES
+    return (_attributes(request), *modes, *_metadata(request.metadata_context))
 
 
 def decode_tries(data: bytes) -> list[Try]:
@@ -127,7 +135,7 @@ def _placement(reply: Reply) -> bytes | None:
         return None
     if len(told) == 2 and not reply.clear_route_cache:
         return one_message.body_reply(destinations, lease)
-    rest = [(name, value) for name, value in told.items() if name not in _ALWAYS_TOLD and isinstance(value, str)]
+    rest = tuple([(name, value) for name, value in told.items() if name not in _ALWAYS_TOLD and isinstance(value, str)])
     if len(rest) + len(_ALWAYS_TOLD) != len(told):
         return None
     return one_message.body_reply(destinations, lease, rest, reply.clear_route_cache)
@@ -203,16 +211,6 @@ def _write(struct: Struct, values: Mapping[str, str | int]) -> None:
             struct.fields[key].number_value = value
 
 
-_NO_MODES = (None, None)
-
-
-@lru_cache(256)
-def _modes(config: bytes) -> tuple[BodyMode, BodyMode]:
-    """The body modes of a ProtocolConfiguration."""
-    parsed = _parse(pb.ProtocolConfiguration, config)
-    return _mode(parsed.request_body_mode), _mode(parsed.response_body_mode)
-
-
 def _mode(number: int) -> BodyMode:
     try:
         return BodyMode(number)
@@ -256,23 +254,30 @@ def _attributes(request: pb.ProcessingRequest) -> dict[str, str]:
 _FEW_ATTRIBUTES = 2048
 
 
-def _told(entry: bytes) -> Mapping[str, str]:
-    """An entry of the map of attributes. Secrets are in nothing that is remembered."""
-    hidden = one_message.hide(entry)
-    if hidden is None or len(entry) > _FEW_ATTRIBUTES:
-        return _parsed_attributes(entry)
-    told = _remembered(hidden[0])
-    return {**told, **hidden[1]} if hidden[1] else told
+def _told(rest: bytes) -> _Beside | None:
+    """What the fields behind a message's part say. None: another part is among them.
+
+    Secrets are in nothing that is remembered.
+    """
+    hidden = one_message.hide(rest)
+    if hidden is None or len(rest) > _FEW_ATTRIBUTES:
+        return _read(rest)
+    known, secrets = hidden
+    told = _remembered(known)
+    if told is None or not secrets:
+        return told
+    # Elsewhere than among the attributes they are not what they look like.
+    return ({**told[0], **secrets}, *told[1:]) if secrets.keys() <= told[0].keys() else _read(rest)
 
 
-def _parsed_attributes(entry: bytes) -> Mapping[str, str]:
-    """The same from one entry of the map of attributes."""
-    return _attributes(_parse(pb.ProcessingRequest, one_message.field(9, entry)))
+def _read(rest: bytes) -> _Beside | None:
+    request = _parse(pb.ProcessingRequest, rest)
+    return _beside(request) if request.WhichOneof("request") is None else None
 
 
 # Distinct attribute sets: routes times paths times a few headers. Clients that vary their paths or name their
 # sessions only miss the cache: 5 us more.
-_remembered = lru_cache(1024)(_parsed_attributes)
+_remembered = lru_cache(1024)(_read)
 
 
 # Our own Envoy shows two headers of a response, mostly the same two. Longer lists are not worth keeping.

@@ -8,6 +8,7 @@ Faults of ours never cost the client its request: the stream ends with an error,
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from igw_api import wire
 from igw_extproc import codec, openai
@@ -58,8 +59,8 @@ class Picker:
     def methods(self) -> Methods:
         """By path: the external processor, and health."""
         return {
-            wire.EXT_PROC_METHOD: lambda call: Process(self, call),
-            f"/{wire.HEALTH_SERVICE}/Check": lambda call: Health(self, call),
+            wire.EXT_PROC_METHOD: partial(Process, self),
+            f"/{wire.HEALTH_SERVICE}/Check": partial(Health, self),
         }
 
 

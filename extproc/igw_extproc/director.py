@@ -201,7 +201,7 @@ class Director:
     def answer(self, wish: Wish, flight: Flight, now: float) -> Placed:
         """The second half: what to tell the proxy."""
         decision, serving = flight.decision, wish.serving
-        destinations = tuple(ledger.endpoint.address for ledger in decision.order)
+        destinations = tuple([ledger.endpoint.address for ledger in decision.order])
         body = wish.body if wish.unnamed is None else self._with_id(wish.unnamed, wish.body, flight)
         told = prefill_headers(serving.view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)

@@ -83,6 +83,10 @@ class Flight:
         """It waits here for its place there."""
         self.decision.lease.hold()
 
+    def goes(self) -> None:
+        """It need not wait."""
+        self.decision.lease.go()
+
     def sent(self, now: float) -> None:
         """It waits no longer. The endpoint's time begins now; retries skip those that have gone meanwhile."""
         self.decision.lease.send(now)

@@ -89,18 +89,13 @@ class Ledger:
         self._settle()
 
     def reserve(
-        self,
-        ask: Ask,
-        cached_tokens: int,
-        now: float,
-        expectation: Expectation | None = None,
-        matched_tokens: int | None = None,
+        self, ask: Ask, cached: int, now: float, expectation: Expectation | None = None, matched: int | None = None
     ) -> "Lease":
         """Count `ask` against this endpoint, before the caller yields to the event loop.
 
-        `matched_tokens`: what the prefix index says of the cache, before trust; by default `cached_tokens`.
+        `matched`: prompt tokens that the prefix index says are in the cache, before trust; by default `cached`.
         """
-        return Lease(self, ask, cached_tokens, now, expectation, matched_tokens)
+        return Lease(self, ask, cached, now, expectation, cached if matched is None else matched)
 
     def scrape_started(self) -> Mark:
         """What is in flight now; hand it back with the engine's answer."""
@@ -217,17 +212,22 @@ class Ledger:
         self._replaced_up_to = 0
 
     def _settle(self) -> None:
+        """Bring all derived numbers in line."""
         kv = self._other_kv + self._kv_tokens
         self.kv_tokens = kv if kv > 0.0 else 0.0
         self.kv_free = self.kv_capacity - self.kv_tokens
         self.kv_load = self.kv_tokens / self.kv_capacity
         queued = self._other_requests + self.requests
         self.queued = queued if queued > 0.0 else 0.0
+        fuller = 1.0 + FULL_CACHE * self.kv_load + PER_REQUEST * self.queued
+        self.step_s = (self._slower * fuller - 1.0) * self._base_s
+        self._settle_backlog()
+
+    def _settle_backlog(self) -> None:
+        """The same where nothing but the backlog has changed."""
         backlog = self._other_backlog + self._backlog_tokens
         self.backlog_tokens = backlog if backlog > 0.0 else 0.0
         self.wait_s = self.backlog_tokens * self.prefill_s
-        fuller = 1.0 + FULL_CACHE * self.kv_load + PER_REQUEST * self.queued
-        self.step_s = (self._slower * fuller - 1.0) * self._base_s
 
     def _add(self, lease: "Lease") -> None:
         self._number(lease)
@@ -251,7 +251,7 @@ class Ledger:
         self._sees_first_bytes = True
         self._computed_tokens += lease.backlog_tokens
         self._answered(lease)
-        self._settle()
+        self._settle_backlog()
 
     def _answered(self, lease: "Lease") -> None:
         tokens, lease.backlog_tokens = lease.backlog_tokens, 0
@@ -265,13 +265,10 @@ class Ledger:
         self.held_kv += sign * lease.kv_tokens
         self.held_backlog += sign * lease.backlog_tokens
 
-    def _sent(self, lease: "Lease") -> None:
-        self._hold(lease, -1)
-        self._number(lease)
-
     def _remove(self, lease: "Lease") -> None:
         if lease.held:
-            self._sent(lease)
+            lease.go()
+            self._number(lease)
         self._answered(lease)
         self._unseen.pop(lease.sequence, None)
         self.requests -= 1
@@ -304,16 +301,10 @@ class Lease:
     )
 
     def __init__(
-        self,
-        ledger: Ledger,
-        ask: Ask,
-        cached_tokens: int,
-        now: float,
-        expectation: Expectation | None,
-        matched_tokens: int | None = None,
+        self, ledger: Ledger, ask: Ask, cached: int, now: float, expectation: Expectation | None, matched: int
     ) -> None:
         self.ledger = ledger
-        self.matched_tokens = cached_tokens if matched_tokens is None else matched_tokens
+        self.matched_tokens = matched
         self.ask = ask
         self.reserved_at = now
         self.sequence = 0
@@ -321,18 +312,24 @@ class Lease:
         self._open = True
         self._answered = False
         self._expectation = expectation
-        self._charge(cached_tokens)
+        self._charge(cached)
 
     def hold(self) -> None:
         """The request waits in the picker for its place there."""
         self.held = True
         self.ledger._hold(self, 1)
 
+    def go(self) -> None:
+        """It need not wait: the engine gets it in the same step that has reserved its place."""
+        self.held = False
+        self.ledger._hold(self, -1)
+
     def send(self, now: float) -> None:
         """It waits no longer: the engine gets it now."""
         if self.held:
-            self.ledger._sent(self)
-            self.held, self.reserved_at = False, now
+            self.go()
+            self.ledger._number(self)
+            self.reserved_at = now
             self._look_ahead()
 
     def first_byte(self, now: float, succeeded: bool = True) -> None:

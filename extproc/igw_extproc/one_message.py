@@ -1,52 +1,40 @@
 """The messages of our own Envoy's two filters, straight from and to bytes. Used by `codec` alone.
 
 Every request is one such exchange for each filter, and most of what protobuf's runtime costs there is spent on making
-objects: here a message is split into its top-level fields in one pass, parts that were seen before (attributes, modes,
-response headers) are looked up by their bytes, and the answer is put together from parts. What does not look exactly
-like the common case is left to protobuf. A test holds both ways to the same results.
+objects: here a message is cut behind its part, what was seen before (all that stands beside a body, response headers)
+is looked up by its bytes, and so is the answer, up to its lease. What does not look exactly like the common case is
+left to protobuf. A test holds both ways to the same results.
 """
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 
 from igw_api import wire
 from igw_extproc.messages import CREDENTIAL_ATTRIBUTES
 
 # Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
-RESPONSE_HEADERS = 3 << 3 | 2
-REQUEST_BODY = 4 << 3 | 2
-METADATA = 8 << 3 | 2
-ATTRIBUTES = 9 << 3 | 2
-PROTOCOL_CONFIG = 11 << 3 | 2
-_KNOWN = frozenset((RESPONSE_HEADERS, REQUEST_BODY, METADATA, ATTRIBUTES, PROTOCOL_CONFIG))
+RESPONSE_HEADERS: Final = 3 << 3 | 2
+REQUEST_BODY: Final = 4 << 3 | 2
+METADATA: Final = 8 << 3 | 2
 
-_BODY = 1 << 3 | 2
-_SECRETS = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
+_BODY: Final = 1 << 3 | 2
+_SECRETS: Final = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
 # A map's key with its length; its value with the tag and length; the text in that with the same. No value of a header
 # has a line break.
-_SECRET = re.compile(
+_SECRET: Final = re.compile(
     b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)"
     % (bytes(map(len, _SECRETS)), b"|".join(map(re.escape, _SECRETS))),
     re.DOTALL,
 )
-_END_OF_STREAM = b"\x10\x01"
+_END_OF_STREAM: Final = b"\x10\x01"
 
 
-def split(data: bytes) -> dict[int, tuple[int, int]] | None:
-    """Where each top-level field's payload begins and ends, by tag. None: a field that is unknown or there twice."""
-    found: dict[int, tuple[int, int]] = {}
-    at, size = 0, len(data)
-    while at < size:
-        tag = data[at]
-        # Lengths below 128 are most of them: one byte each.
-        length, at = (data[at + 1], at + 2) if at + 1 < size and data[at + 1] < 0x80 else _length(data, at + 1)
-        end = at + length
-        if end > size or length < 0 or tag in found or tag not in _KNOWN:
-            return None
-        found[tag] = at, end
-        at = end
-    return found
+def first(data: bytes, at: int = 0) -> tuple[int, int, int]:
+    """The tag of the field that begins at `at`, and where its payload begins and ends. Tag 0: there is none."""
+    length, start = _length(data, at + 1)
+    end = start + length
+    return (data[at], start, end) if length >= 0 and end <= len(data) else (0, at, at)
 
 
 def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
@@ -68,7 +56,7 @@ def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
 
     None: some are not as Envoy writes them.
     """
-    names = sum([data.count(name) for name in _SECRETS])
+    names = sum(map(data.count, _SECRETS))
     if not names:
         return data, {}
     secrets: dict[str, str] = {}
@@ -90,6 +78,12 @@ def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
     """A varint of at most five bytes and where it ends; -1 if there is none."""
+    # Most have one byte or two.
+    start = data[at : at + 2]
+    if start and start[0] < 0x80:
+        return start[0], at + 1
+    if len(start) > 1 and start[1] < 0x80:
+        return start[0] & 0x7F | start[1] << 7, at + 2
     value = shift = 0
     for step, byte in enumerate(data[at : at + 5]):
         value |= (byte & 0x7F) << shift
@@ -112,26 +106,33 @@ def field(number: int, payload: bytes) -> bytes:
     return bytes(head) + payload
 
 
-@lru_cache(4096)
-def _entry(key: str, value: str) -> bytes:
+def _entry(key: str, text: bytes) -> bytes:
     """One entry of a Struct: a name and a text."""
-    return field(1, field(1, key.encode()) + field(2, field(3, value.encode())))
+    return field(1, field(1, key.encode()) + field(2, field(3, text)))
 
 
-_LB = field(1, wire.LB_NAMESPACE.encode())
-_LEASE = field(1, wire.LEASE_HEADER.encode())
-_PASSES = field(3, field(1, b""))  # request_body: an empty CommonResponse
-_ROUTES_ANEW = field(3, field(1, b"\x28\x01"))  # one with clear_route_cache
+_LB: Final = field(1, wire.LB_NAMESPACE.encode())
+_PASSES: Final = field(3, field(1, b""))  # request_body: an empty CommonResponse
+_ROUTES_ANEW: Final = field(3, field(1, b"\x28\x01"))  # one with clear_route_cache
 
 
-def body_reply(destinations: str, lease: str, rest: Iterable[tuple[str, str]] = (), routes_anew: bool = False) -> bytes:
+def body_reply(
+    destinations: str, lease: str, rest: tuple[tuple[str, str], ...] = (), routes_anew: bool = False
+) -> bytes:
     """A ProcessingResponse that lets the request body pass and carries the texts as dynamic metadata.
 
-    `rest`: names and values that come again and again. `routes_anew`: the proxy chooses its route once more.
+    `rest`: other names and values. `routes_anew`: the proxy chooses its route once more.
     """
-    # Destinations come again and again; a lease is told once.
-    entries = _entry(wire.DESTINATION_HEADER, destinations) + field(1, _LEASE + field(2, field(3, lease.encode())))
-    for name, value in rest:
-        entries += _entry(name, value)
+    told = lease.encode()
+    return _before_lease(destinations, len(told), rest, routes_anew) + told
+
+
+# All but a lease comes again and again.
+@lru_cache(4096)
+def _before_lease(destinations: str, size: int, rest: tuple[tuple[str, str], ...], routes_anew: bool) -> bytes:
+    """A reply up to its lease of `size` bytes, which is its end."""
+    entries = [_entry(name, value.encode()) for name, value in ((wire.DESTINATION_HEADER, destinations), *rest)]
+    entries.append(_entry(wire.LEASE_HEADER, bytes(size)))
     head = _ROUTES_ANEW if routes_anew else _PASSES
-    return head + field(8, field(1, _LB + field(2, field(5, entries))))
+    whole = head + field(8, field(1, _LB + field(2, field(5, b"".join(entries)))))
+    return whole[: len(whole) - size]

@@ -6,7 +6,7 @@ is read as far as it goes; where even that fails, the model name is searched for
 
 import re
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,8 +15,8 @@ from igw_extproc import cut_json
 from igw_extproc.errors import BadRequest, WrongContentType
 
 
-class Api(Enum):
-    """A family of request bodies."""
+class Api(IntEnum):
+    """A family of request bodies. By number: other members hash in Python code."""
 
     CHAT = auto()
     COMPLETIONS = auto()
@@ -170,6 +170,7 @@ def _text(inner: bytes) -> str | None:
 
 _BEFORE_MESSAGES = ("instructions", "system", "prompt", "input", "query", "text_1")
 _AFTER_MESSAGES = ("documents", "text_2")
+_BESIDE_MESSAGES = frozenset((*_BEFORE_MESSAGES, *_AFTER_MESSAGES))
 
 
 def _prompt(document: dict[str, Any]) -> bytes:
@@ -177,12 +178,16 @@ def _prompt(document: dict[str, Any]) -> bytes:
     pieces: list[bytes] = []
     if document.get("tools"):
         pieces.append(_as_json(document["tools"]))
-    pieces += [_flat(document[name]) for name in _BEFORE_MESSAGES if name in document]
+    # Most chats have nothing beside their messages.
+    beside = not _BESIDE_MESSAGES.isdisjoint(document)
+    if beside:
+        pieces += [_flat(document[name]) for name in _BEFORE_MESSAGES if name in document]
     messages = document.get("messages")
     if isinstance(messages, list):
         for message in messages:
             _add_message(pieces, message)
-    pieces += [_flat(document[name]) for name in _AFTER_MESSAGES if name in document]
+    if beside:
+        pieces += [_flat(document[name]) for name in _AFTER_MESSAGES if name in document]
     return b"\x00".join(pieces)
 
 
@@ -221,7 +226,7 @@ def _bound(document: dict[str, Any]) -> int | None:
     """The most tokens the engine may produce, under any of its names."""
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
         value = document.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value is not None and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
 

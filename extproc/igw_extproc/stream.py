@@ -53,6 +53,8 @@ CHUNK_BYTES = 62_000
 
 _NOTHING = Step()
 _FINISH = Finish()
+_LOOKS_ON = (PASSES[Part.RESPONSE_HEADERS],)
+_SEEN = (*_LOOKS_ON, _FINISH)
 _OF_THE_REQUEST = (Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS)
 _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
@@ -238,21 +240,23 @@ class Exchange:
         lease = message.lease or message.attributes.get(_LEASE_ATTRIBUTE)
         prefill = message.headers.get(wire.PREFILL_OUTCOME_HEADER)
         if self.observer:
-            return self._observed(message, Responded(status, served, lease, prefill=prefill))
+            more, whole = self._observed(message, status, lease)
+            return Step(_LOOKS_ON if more else _SEEN, Responded(status, served, lease, whole, prefill))
         if self._response is None:
             self._response = _Response(self._response_mode, None)
         self._response.began(message.headers.get("content-type", ""))
         return Step((Reply(Part.RESPONSE_HEADERS, _RESPONSE_SEEN),), Responded(status, served, lease, prefill=prefill))
 
-    def _observed(self, message: Message, response: Responded) -> Step:
-        """The first-byte filter's headers. Only a stream that goes well has a first byte later than its headers."""
-        passes = PASSES[Part.RESPONSE_HEADERS]
-        if response.lease and response.status < 400 and not message.end_of_stream:
-            if message.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                return Step((passes,), response)
-            if self._curious(response.lease):
-                return Step((passes,), response._replace(whole=True))
-        return Step((passes, _FINISH), response._replace(whole=True))
+    def _observed(self, message: Message, status: int, lease: str | None) -> tuple[bool, bool]:
+        """Whether the first-byte filter shall show more than these headers, and whether the first byte is now.
+
+        Only a stream that goes well has a first byte later than its headers.
+        """
+        if not lease or status >= 400 or message.end_of_stream:
+            return False, True
+        if message.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            return True, False
+        return self._curious(lease), True
 
     def _response_body(self, message: Message) -> Step:
         notice = Chunk(message.body, message.end_of_stream)

@@ -5,6 +5,7 @@
 
 import heapq
 import logging
+import struct
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _MAX_REMEMBERED: Final = 4096
 # A request that is not gRPC is read to its end for its checks, but not without bound.
 _MAX_REFUSED_BODY: Final = 65_536
+# In front of each message: whether it is compressed, and its length.
+_prefix: Final = struct.Struct(">BI").unpack_from
 
 
 class Calls:
@@ -38,6 +41,7 @@ class Calls:
         self._calm = calm
         self._blocks = HeaderBlocks(partial(read_request, methods=methods), limits.max_header_bytes)
         self._low_credit = limits.stream_window // 2
+        self._largest_frame = limits.max_message + 5  # of those that hold a whole message
         self._we_reset: dict[int, None] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._buffered = 0
@@ -103,9 +107,11 @@ class Calls:
     def data(self, flags: int, id_: int, data: bytes, start: int, end: int, size: int) -> None:
         """A DATA frame of `size` bytes with padding; its payload is data[start:end]."""
         stream = self.streams.get(id_)
-        if stream is None or stream.remote_closed:
-            if stream is None and id_ in self._we_reset:
+        if stream is None:
+            self._must_not_be_idle(id_, "DATA")
+            if id_ in self._we_reset:
                 return
+        if stream is None or stream.remote_closed:
             raise StreamFault(ErrorCode.STREAM_CLOSED)
         credit = stream.credit - size
         if credit < 0:
@@ -131,12 +137,7 @@ class Calls:
             return
         if stream.opening.method is None:
             self._refused_payload(stream)
-        elif (
-            stream.partial is None
-            and size >= 5
-            and not data[start]
-            and int.from_bytes(data[start + 1 : start + 5], "big") == size - 5 <= self._limits.max_message
-        ):
+        elif stream.partial is None and 5 <= size <= self._largest_frame and _prefix(data, start) == (0, size - 5):
             # The usual case: one frame is one message, so its bytes are copied once.
             self._deliver(stream, data[start + 5 : end])
         else:
@@ -200,10 +201,15 @@ class Calls:
         """True for a stream that the peer has not opened, nor skipped by opening a later one."""
         return id_ > self.last_stream or not id_ & 1
 
+    def _must_not_be_idle(self, id_: int, frame: str) -> None:
+        if self.is_idle(id_):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"{frame} on an idle stream")
+
     def peer_reset(self, id_: int) -> None:
         """The peer ended this stream at once."""
         stream = self.streams.get(id_)
         if stream is None:
+            self._must_not_be_idle(id_, "RST_STREAM")
             return
         if not stream.started:
             # Work asked for and thrown away (CVE-2023-44487). After an answer, a reset is how some proxies hang up.

@@ -21,7 +21,8 @@ _ALIVE_PING: Final = b"youthere"
 _MAX_SETTINGS_SIZE: Final = 6 * 64
 
 _HEADER_SIZE: Final = frames.HEADER_SIZE
-_unpack_header: Final = frames.FRAME_HEADER.unpack_from
+_unpack_header: Final = frames.FRAME_HEADER_READ.unpack_from
+_STREAM_ID: Final = frames.STREAM_ID_MASK
 
 
 class Connection:
@@ -201,17 +202,17 @@ class Connection:
         max_frame = self.limits.max_frame
         ended = self._outbound.ended
         while end - at >= _HEADER_SIZE:
-            high, low, kind, flags, stream = _unpack_header(data, at)
-            size = high << 16 | low
+            size_and_kind, flags, stream = _unpack_header(data, at)
+            size = size_and_kind >> 8
             if size > max_frame:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "frame above MAX_FRAME_SIZE")
             start = at + _HEADER_SIZE
             if start + size > end:
                 break
             at = start + size
-            stream &= frames.STREAM_ID_MASK
+            stream &= _STREAM_ID
             try:
-                self._handlers[kind if kind < _EXTENSION else _EXTENSION](self, flags, stream, data, start, at)
+                self._handlers[size_and_kind & 0xFF](self, flags, stream, data, start, at)
             except StreamFault as fault:
                 self._calm.spend(1, self._calls.now, "stream faults")
                 self._calls.reset(stream, fault.code)
@@ -230,8 +231,6 @@ class Connection:
 
     def _on_data(self, flags: int, stream: int, data: bytes, start: int, end: int) -> None:
         size = end - start
-        if self._calls.is_idle(stream):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
         self._credit -= size
         if self._credit < self._low_credit:
             if self._credit < 0:
@@ -285,8 +284,6 @@ class Connection:
     def _on_rst_stream(self, flags: int, stream: int, data: bytes, start: int, end: int) -> None:
         if end - start != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM is not four bytes")
-        if self._calls.is_idle(stream):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         self._calls.peer_reset(stream)
 
     def _on_first_settings(self, flags: int, stream: int, data: bytes, start: int, end: int) -> None:
@@ -377,7 +374,7 @@ def _dependency(data: bytes, start: int, end: int) -> int:
 
 
 _Handler = Callable[[Connection, int, int, bytes, int, int], None]
-_EXTENSION: Final = 10  # frame types from here on are none of ours
+_TYPES: Final = 256
 
 # What may come, by frame type: plain functions, so that a connection holds no cycle of bound methods.
 _OPEN: Final[tuple[_Handler, ...]] = (
@@ -391,9 +388,9 @@ _OPEN: Final[tuple[_Handler, ...]] = (
     Connection._on_goaway,
     Connection._on_window_update,
     Connection._on_unexpected,  # CONTINUATION without an open block
-    Connection._on_extension,
+    *(Connection._on_extension,) * (_TYPES - frames.CONTINUATION - 1),
 )
-_NOTHING: Final[tuple[_Handler, ...]] = (Connection._on_unexpected,) * (_EXTENSION + 1)
+_NOTHING: Final[tuple[_Handler, ...]] = (Connection._on_unexpected,) * _TYPES
 # The first frame of a peer is SETTINGS (3.4); within a header block nothing but its CONTINUATION may come (6.10).
 _GREETING: Final = (*_NOTHING[: frames.SETTINGS], Connection._on_first_settings, *_NOTHING[frames.SETTINGS + 1 :])
 _IN_BLOCK: Final = (*_NOTHING[: frames.CONTINUATION], Connection._on_continuation, *_NOTHING[frames.CONTINUATION + 1 :])

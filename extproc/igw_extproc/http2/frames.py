@@ -12,6 +12,8 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE: Final = 9
 # Length as 8 + 16 bits, type, flags, stream id with its reserved bit.
 FRAME_HEADER: Final = struct.Struct(">BHBBI")
+# The same to be read: length and type together.
+FRAME_HEADER_READ: Final = struct.Struct(">IBI")
 
 DATA: Final = 0
 HEADERS: Final = 1

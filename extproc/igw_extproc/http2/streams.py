@@ -192,16 +192,14 @@ class Stream:
         outbound = self.outbound
         size = len(message)
         framed = size + 5
-        room = min(self.window, outbound.window, outbound.max_frame)
-        if framed > room or self.queue or outbound.held:
+        if framed > min(self.window, outbound.window, outbound.max_frame) or self.queue or outbound.held:
             self._send_later(message)
-        else:
-            self.window -= framed
-            outbound.window -= framed
-            start = responses.next_message_start if self.started else responses.first_message_start
-            self.started = True
-            outbound.out.append(start(self.id, size))
-            outbound.put(message)
+            return
+        self.window -= framed
+        outbound.window -= framed
+        start = responses.next_message_start if self.started else responses.first_message_start
+        self.started = True
+        outbound.put(start(self.id, size) + message)
 
     def _send_later(self, message: bytes) -> None:
         if not self.started:

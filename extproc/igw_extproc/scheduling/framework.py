@@ -67,6 +67,9 @@ class Reservation(Protocol):
     def hold(self) -> None:
         """The request waits in the picker for its place there."""
 
+    def go(self) -> None:
+        """It need not wait, as is known in the same step."""
+
     def send(self, now: float) -> None:
         """It waits no longer."""
 

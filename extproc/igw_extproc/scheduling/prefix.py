@@ -165,12 +165,13 @@ class PrefixIndex:
     def _keep(self, holdings: _Holdings, prefix: Prefix) -> None:
         known, holders, bit = holdings.known, self._holders, holdings.bit
         # Deepest first: each parent ends up newer than its children, so eviction takes leaves first.
-        for at in range(len(prefix) - 1, -1, -1):
-            digest, end = prefix[at]
+        below = len(prefix)
+        for digest, end in reversed(prefix):
+            below -= 1
             if digest in known:
                 known.move_to_end(digest)
                 continue
-            tokens = end - prefix[at - 1][1] if at else end
+            tokens = end - prefix[below - 1][1] if below else end
             known[digest] = tokens
             holdings.tokens += tokens
             self._entries += 1

@@ -103,6 +103,11 @@ class PairLease:
         self.prefill.hold()
         self.decode.hold()
 
+    def go(self) -> None:
+        """It need not wait."""
+        self.prefill.go()
+        self.decode.go()
+
     def send(self, now: float) -> None:
         """It waits no longer."""
         self.prefill.send(now)

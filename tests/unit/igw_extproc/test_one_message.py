@@ -37,6 +37,14 @@ def requests(draw: st.DrawFn) -> pb.ProcessingRequest:
     if draw(st.booleans()):
         fields = request.metadata_context.filter_metadata["envoy.lb"].fields
         fields["x-igw-lease"].string_value = draw(TEXTS)
+        for name in draw(st.lists(st.sampled_from(["x-gateway-destination-endpoint-served", "a", "b"]), unique=True)):
+            if draw(st.booleans()):
+                fields[name].string_value = draw(TEXTS)
+            else:
+                fields[name].number_value = 1
+    if draw(st.booleans()):
+        fields = request.metadata_context.filter_metadata["envoy.lb.subset_hint"].fields
+        fields["x-gateway-destination-endpoint-subset"].string_value = draw(TEXTS)
     return request
 
 
@@ -112,7 +120,7 @@ def test_both_ways_write_the_same_placement(
         metadata={**told, **named},
         clear_route_cache=pool is not None,
     )
-    rest = list(named.items())
+    rest = tuple(named.items())
     assert codec.encode(reply) == one_message.body_reply(destinations, lease, rest, pool is not None), "the short way"
     short = pb.ProcessingResponse.FromString(codec.encode(reply))
     assert short == pb.ProcessingResponse.FromString(codec._encode(reply))
