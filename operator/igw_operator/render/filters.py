@@ -24,6 +24,7 @@ from igw_api import wire
 from igw_api.objects import FailureMode
 from igw_operator.plan.model import PickerRules, Placement
 from igw_operator.render.files import PICKER_CLUSTER, seconds
+from igw_operator.render.tries import BROKEN, FAILED_FROM, FULL, LOG, LOG_NAME, runtime_key
 
 PLACEMENT_FILTER = wire.EXT_PROC_FILTER
 FIRST_BYTE_FILTER = "first-byte"
@@ -48,10 +49,6 @@ REQUEST_ATTRIBUTES = [
 ]
 # All that it reads of a response.
 RESPONSE_HEADERS = (":status", "content-type", wire.PREFILL_OUTCOME_HEADER)
-
-# A try without an answer, or with one that broke off: the connection failed, ended, was reset, or spoke no HTTP; its
-# time was up. A client that leaves has none of these.
-BROKEN = ["UF", "UC", "UR", "UPE", "UT"]
 
 _HEADERS = ext_proc_v3.ProcessingModeHeaderSendMode
 _BODY = ext_proc_v3.ProcessingModeBodySendMode
@@ -103,16 +100,16 @@ def first_byte_filter(rules: PickerRules) -> ext_proc_v3.ExternalProcessor:
     )
 
 
-def failed_tries(picker: str = PICKER_CLUSTER) -> accesslog_v3.AccessLog:
-    """Tells the cluster `picker` of each try that failed, and of no other: retries would hide from it who did."""
+def failed_tries() -> accesslog_v3.AccessLog:
+    """Tells the picker of each try that failed, and of no other: retries would hide from it who did."""
     return accesslog_v3.AccessLog(
-        name="envoy.access_loggers.http_grpc",
+        name=LOG,
         filter=accesslog_v3.AccessLogFilter(or_filter=accesslog_v3.OrFilter(filters=[_broken(), *_bad_answers()])),
         typed_config=PackedAny.pack(
             grpc_log_v3.HttpGrpcAccessLogConfig(
                 common_config=grpc_log_v3.CommonGrpcAccessLogConfig(
-                    log_name="tries",
-                    grpc_service=_picker(picker),
+                    log_name=LOG_NAME,
+                    grpc_service=_picker(),
                     transport_api_version=core_v3.ApiVersion.V3,
                     buffer_size_bytes=0,  # at once: before the request itself has ended
                 ),
@@ -123,16 +120,16 @@ def failed_tries(picker: str = PICKER_CLUSTER) -> accesslog_v3.AccessLog:
 
 
 def _broken() -> accesslog_v3.AccessLogFilter:
-    return accesslog_v3.AccessLogFilter(response_flag_filter=accesslog_v3.ResponseFlagFilter(flags=BROKEN))
+    return accesslog_v3.AccessLogFilter(response_flag_filter=accesslog_v3.ResponseFlagFilter(flags=list(BROKEN)))
 
 
 def _bad_answers() -> list[accesslog_v3.AccessLogFilter]:
     operators = accesslog_v3.ComparisonFilterOp
-    return [_status(operators.GE, 500), _status(operators.EQ, 429)]
+    return [_status(operators.GE, FAILED_FROM), _status(operators.EQ, FULL)]
 
 
 def _status(operator: accesslog_v3.ComparisonFilterOp, status: int) -> accesslog_v3.AccessLogFilter:
-    value = core_v3.RuntimeUInt32(default_value=status, runtime_key=f"igw.tries.{status}")
+    value = core_v3.RuntimeUInt32(default_value=status, runtime_key=runtime_key(status))
     comparison = accesslog_v3.ComparisonFilter(op=operator, value=value)
     return accesslog_v3.AccessLogFilter(status_code_filter=accesslog_v3.StatusCodeFilter(comparison=comparison))
 
@@ -170,8 +167,8 @@ def _request_modes(
     return PackedAny.pack(ext_proc_v3.ExtProcPerRoute(overrides=ext_proc_v3.ExtProcOverrides(processing_mode=modes)))
 
 
-def _picker(cluster: str = PICKER_CLUSTER) -> core_v3.GrpcService:
-    return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=cluster))
+def _picker() -> core_v3.GrpcService:
+    return core_v3.GrpcService(envoy_grpc=core_v3.GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
 
 
 def _lb_namespace() -> ext_proc_v3.MetadataOptionsMetadataNamespaces:

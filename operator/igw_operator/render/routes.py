@@ -16,7 +16,6 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
 from igw_api.objects import Lead, PathKind, RouteMatch, ValueMatch
-from igw_api.resilience import Retry
 from igw_operator.plan.model import (
     Cluster,
     Destination,
@@ -33,14 +32,13 @@ from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import placed, placed_by_headers
 from igw_operator.render.local_replies import error_format
 from igw_operator.render.providers import provider_action, served_by
+from igw_operator.render.tries import retry_on
 
 MILLION = 1_000_000
 # To get, cancel or delete a response of OpenAI's responses API.
 KEPT_RESPONSE = r".*/responses/resp_[0-9a-f]{32}([/?].*)?"
-# Where the endpoint has not had all of the request. A response that has begun is never sent again, whatever is said.
 # What the picker says that goes with the request: who computes the prompt; which one it is, for the log of tries.
 TOLD = (wire.PREFILLER_HEADER, wire.PREFILL_FAILURE_HEADER, wire.LEASE_HEADER)
-UNSEEN = ("connect-failure", "refused-stream", "reset-before-request")
 
 
 def rds_file(listener: PlannedListener) -> str:
@@ -158,12 +156,6 @@ def _action(route: PlannedRoute, cluster: Cluster, plan: GatewayPlan) -> route_v
         idle_timeout=seconds(max(plan.idle_timeout, route.request_timeout or 0)),
         retry_policy=_retry(cluster.resilience, route.try_timeout),
     )
-
-
-def retry_on(retry: Retry) -> list[str]:
-    """When to try again, in Envoy's words. `reset` is also where the time for a try is up."""
-    lost, status = ["reset"] if retry.lost else [], ["retriable-status-codes"] if retry.statuses else []
-    return [*UNSEEN, *lost, *status]
 
 
 def _retry(resilience: Resilience, try_timeout: float | None) -> route_v3.RetryPolicy:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from igw_api.objects import Key, Policy, Queue, Shadow
+from igw_api.resilience import PassiveHealth, Retry
 from igw_testing.manifest_texts import accepted, manifest, refusals
 
 
@@ -34,6 +35,26 @@ def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> Non
     assert accepted(sampled, Policy).shadow == Shadow("random", 0.25)
 
 
+def test_who_says_nothing_of_failures_and_retries_gets_the_defaults() -> None:
+    """Also one who says something of neither of their fields."""
+    for spec in ({}, {"passiveHealth": {}, "retry": {}}):
+        found = accepted(policy({"name": "a"}, **spec), Policy)
+        assert (found.passive_health, found.retry) == (PassiveHealth(), Retry())
+
+
+def test_failures_and_retries_are_what_a_policy_asks_for() -> None:
+    health = {
+        "failurePercent": 25,
+        "interval": "500ms",
+        "probes": 5,
+        "slowStart": "0s",
+        "fullStatuses": [503, 429, 503],
+    }
+    found = accepted(policy({"name": "a"}, passiveHealth=health, retry={"lost": "Fail", "statuses": []}), Policy)
+    assert found.passive_health == PassiveHealth(threshold=0.25, interval=0.5, probes=5, slow_start=0.0)
+    assert found.retry == Retry(statuses=(), lost=False)
+
+
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
@@ -43,6 +64,15 @@ def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> Non
         (policy({"name": "a"}, queue={"waitTimeout": "a while"}), "spec.queue.waitTimeout: must"),
         (policy({"name": "a"}, queue={"waitTimeout": "61s"}), "spec.queue.waitTimeout: must be from 100ms to 60s"),
         (policy({"name": "a"}, queue={"retryPeriod": "0s"}), "spec.queue.retryPeriod: must be 100ms or more"),
+        (policy({"name": "a"}, passiveHealth={"interval": "0s"}), "spec.passiveHealth.interval: must be from 100ms"),
+        (
+            policy({"name": "a"}, passiveHealth={"maxEjectionTime": "20s"}),
+            "spec.passiveHealth.maxEjectionTime: must be baseEjectionTime or more, not 20s",
+        ),
+        (policy({"name": "a"}, passiveHealth={"fullStatuses": [400]}), "spec.passiveHealth.fullStatuses[0]: must be"),
+        (policy({"name": "a"}, retry={"attempts": 6}), "spec.retry.attempts: must be"),
+        (policy({"name": "a"}, retry={"statuses": [500]}), "spec.retry.statuses[0]: must be"),
+        (policy({"name": "a"}, retry={"lost": "Maybe"}), "spec.retry.lost: must be one of 'Retry', 'Fail'"),
         (policy({"name": "a"}, scheduling={"shadow": {}}), "spec.scheduling.shadow.policy: is required"),
         (
             policy({"name": "a"}, scheduling={"shadow": {"policy": "best"}}),

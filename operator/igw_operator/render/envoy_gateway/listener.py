@@ -7,8 +7,6 @@ and cuts its long streams.
 from collections.abc import Iterator
 from typing import Any
 
-import betterproto2
-
 from igw_api import wire
 from igw_api.meta import GATEWAY_GROUP
 from igw_operator.plan.model import GatewayPlan, Keepalive, PickerRules, Site
@@ -16,7 +14,7 @@ from igw_operator.render.envoy_gateway.manifests import duration, manifest
 from igw_operator.render.envoy_gateway.names import Names, site_labels
 from igw_operator.render.envoy_gateway.picker import GRPC_PORT, cannot_be_asked
 from igw_operator.render.envoy_gateway.values import Observed, Options, Phase, Rendered
-from igw_operator.render.filters import failed_tries
+from igw_operator.render.tries import BROKEN, FAILED_FROM, FULL, LOG, LOG_NAME, runtime_key
 
 # What Envoy Gateway lets a message carry; it refuses attributes that name a header.
 ATTRIBUTES = ["xds.route_name", "request.path"]
@@ -35,6 +33,7 @@ FORWARDED = (
     *wire.CREDENTIAL_HEADERS,
 )
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+LOG_TYPE = "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
 CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 
@@ -142,8 +141,7 @@ def _filter_patch(site: Site, names: Names, path: str, value: dict[str, Any]) ->
 
 
 def _failed_tries(site: Site, names: Names) -> dict[str, Any]:
-    """Tell the picker of each try that failed, as in `filters.failed_tries`."""
-    log = failed_tries(_asking(site, names)).to_dict(casing=betterproto2.Casing.SNAKE)
+    """Tell the picker of each try that failed."""
     return {
         "type": LISTENER_TYPE,
         "name": f"{site.gateway}/{site.listener}",
@@ -151,9 +149,31 @@ def _failed_tries(site: Site, names: Names) -> dict[str, Any]:
             "op": "add",
             "jsonPath": "..http_filters[?(@.name=='envoy.filters.http.router')].typed_config",
             "path": "/upstream_log",
-            "value": [log],
+            "value": [tries_log(_asking(site, names))],
         },
     }
+
+
+def tries_log(picker: str) -> dict[str, Any]:
+    """The same as `filters.failed_tries`, for that cluster; a test compares."""
+    common = {
+        "log_name": LOG_NAME,
+        "grpc_service": {"envoy_grpc": {"cluster_name": picker}},
+        "transport_api_version": "V3",
+        "buffer_size_bytes": 0,
+    }
+    broken = {"response_flag_filter": {"flags": list(BROKEN)}}
+    config = {"@type": LOG_TYPE, "common_config": common, "additional_request_headers_to_log": [wire.LEASE_HEADER]}
+    return {
+        "name": LOG,
+        "filter": {"or_filter": {"filters": [broken, _status("GE", FAILED_FROM), _status("EQ", FULL)]}},
+        "typed_config": config,
+    }
+
+
+def _status(operator: str, status: int) -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": runtime_key(status)}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
 
 
 def _look_again(site: Site, plan: GatewayPlan, names: Names) -> dict[str, Any]:

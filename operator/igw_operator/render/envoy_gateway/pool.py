@@ -21,7 +21,7 @@ from igw_operator.render.envoy_gateway.names import Names, pool_labels, site_lab
 from igw_operator.render.envoy_gateway.picker import GRPC_PORT, GRPC_PORT_NAME, leads_to_pods
 from igw_operator.render.envoy_gateway.values import Manifest, Observed, Phase, Rendered
 from igw_operator.render.errors import SERVICE_ERROR, error_body
-from igw_operator.render.routes import retry_on
+from igw_operator.render.tries import retry_on
 
 NEVER = 1_000_000  # Envoy would eject after five answers from 500 in a row; here only their share counts
 ANY_PATH = {"type": "PathPrefix", "value": "/"}
