@@ -37,7 +37,8 @@ def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> Non
 
 def test_who_says_nothing_of_failures_and_retries_gets_the_defaults() -> None:
     """Also one who says something of neither of their fields."""
-    for spec in ({}, {"passiveHealth": {}, "retry": {}}):
+    silent: list[dict[str, Any]] = [{}, {"passiveHealth": {}, "retry": {}}]
+    for spec in silent:
         found = accepted(policy({"name": "a"}, **spec), Policy)
         assert (found.passive_health, found.retry) == (PassiveHealth(), Retry())
 
@@ -72,7 +73,7 @@ def test_failures_and_retries_are_what_a_policy_asks_for() -> None:
         (policy({"name": "a"}, passiveHealth={"fullStatuses": [400]}), "spec.passiveHealth.fullStatuses[0]: must be"),
         (policy({"name": "a"}, retry={"attempts": 6}), "spec.retry.attempts: must be"),
         (policy({"name": "a"}, retry={"statuses": [500]}), "spec.retry.statuses[0]: must be"),
-        (policy({"name": "a"}, retry={"lost": "Maybe"}), "spec.retry.lost: must be one of 'Retry', 'Fail'"),
+        (policy({"name": "a"}, retry={"lost": "Maybe"}), "spec.retry.lost: must be one of 'Retry' or 'Fail'"),
         (policy({"name": "a"}, scheduling={"shadow": {}}), "spec.scheduling.shadow.policy: is required"),
         (
             policy({"name": "a"}, scheduling={"shadow": {"policy": "best"}}),
