@@ -1,5 +1,6 @@
 """A pool's standbys, seen by clients through Envoy: who takes what it cannot, and what a provider is never told."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from igw_testing.provider_double import KEY, ProviderDouble, running_provider, s
 from igw_testing.standalone import endpoint_list, until
 
 POOL = "vllm-llama2-7b-pool"
+JSON = "application/json"
 # What a client may send, and no provider may see.
 OURS = {
     "authorization": "Bearer token-of-the-client",
@@ -71,9 +73,10 @@ async def page(session: aiohttp.ClientSession, url: str) -> str:
 async def test_an_empty_pools_requests_go_to_the_provider_with_its_key_and_nothing_of_ours(tmp_path: Path) -> None:
     async with (
         running_provider(tls=True) as provider,
-        running_gateway(tmp_path, [], manifests=manifests(cloud(provider, requestsPerMinute=5))) as gateway,
+        running_gateway(tmp_path, [], manifests=manifests(cloud(provider, requestsPerMinute=9))) as gateway,
     ):
         await answers(gateway, "cloud")
+        children = gateway.up.children()
         status, who, text = await ask(gateway, stream=True)
         assert (status, who) == (200, "cloud")
         assert text.endswith("data: [DONE]\n\n") and '"big-model"' in text
@@ -83,23 +86,34 @@ async def test_an_empty_pools_requests_go_to_the_provider_with_its_key_and_nothi
             assert got.headers["host"] == f"localhost:{provider.port}"
             assert not [name for name in got.headers if name.startswith("x-") or name == "cookie"], got.headers
 
+        provider.may_go_on.clear()
+        body = chat_body(SHORT_PROMPT) | {"stream": True}
+        async with gateway.session.post(gateway.chat, json=body) as answer:
+            assert await answer.content.readline() == b": begun\n", "the client leaves in the middle"
+        provider.may_go_on.set()
+        large = io.BytesIO(json.dumps(chat_body("x" * 2_000_000)).encode())
+        async with gateway.session.post(gateway.chat, data=large, headers={"content-type": JSON}) as answer:
+            assert (answer.status, provider.got[-1].body["model"]) == (200, "big-model")
+        assert gateway.up.children() == children, "Envoy and the picker have lived through that"
+
         provider.failure = (402, '{"error": {"message": "no credit"}}', {"retry-after": "77"})
         async with gateway.session.post(gateway.chat, json=chat_body(SHORT_PROMPT)) as answer:
             told = answer.status, await answer.text(), answer.headers["retry-after"], answer.headers["x-igw-served-by"]
         assert told == (402, '{"error": {"message": "no credit"}}', "77", "cloud")
         provider.failure = None
 
-        while len(provider.got) < 5:
+        while len(provider.got) < 9:
             assert (await ask(gateway))[0] == 200
         status, who, text = await ask(gateway)
-        assert (status, who, len(provider.got)) == (503, None, 5)
-        assert "its budget of 5 requests a minute is used up" in text
-        assert (await gateway.numbers("igw_picker_standby_total"))[""] >= 0
+        assert (status, who, len(provider.got)) == (503, None, 9)
+        assert "its budget of 9 requests a minute is used up" in text
+        counted = f'igw_picker_standby_total{{pool="default/{POOL}",reason="empty",standby="cloud"}} 9.0'
+        assert counted in await page(gateway.session, gateway.up.metrics)
 
         async with running_engine("one") as engine:
             (gateway.up.manifests / "endpoints.yaml").write_text(endpoint_list([engine.address]))
             await answers(gateway, None)
-            assert len(provider.got) == 5
+            assert len(provider.got) == 9
             assert all(KEY not in seen.values() for seen in engine.seen)
         await _is_nowhere(gateway, "sk-of-the-provider")
 

@@ -37,6 +37,11 @@ class ProviderDouble:
     tls: bool = False
     got: list[Got] = field(default_factory=list)
     failure: tuple[int, str, dict[str, str]] | None = None
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)  # of streams that have begun
+
+    def __post_init__(self) -> None:
+        """Streams go on until told otherwise."""
+        self.may_go_on.set()
 
     @property
     def url(self) -> str:
@@ -62,6 +67,8 @@ class ProviderDouble:
     async def _stream(self, request: web.Request, model: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
+        await response.write(b": begun\n\n")
+        await self.may_go_on.wait()
         for word in ("one", "two"):
             await response.write(f"data: {json.dumps({'model': model, 'word': word})}\n\n".encode())
         await response.write(b"data: [DONE]\n\n")
