@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import orjson
@@ -11,6 +12,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igw_api.wire import FAIRNESS_HEADER
 from igw_bench.command.client import Asker, Events, Reading, Target
 from igw_bench.command.plans import Plan, Shape, build
 from igw_bench.command.samples import Sample
@@ -159,6 +161,48 @@ async def test_the_next_turn_sends_the_answer_back_and_finds_it_cached() -> None
 
 
 # ------------------------------------------------------------------------------------------------ failures
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, list[tuple[str | None, str]]]]:
+    """A server that keeps whose each request was, by the fairness header, and its last text; it answers nothing."""
+    seen: list[tuple[str | None, str]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append((request.headers.get(FAIRNESS_HEADER), (await request.json())["messages"][-1]["content"]))
+        return web.Response(status=503)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", seen
+    finally:
+        await runner.cleanup()
+
+
+async def test_where_there_are_several_tenants_a_request_says_whose_it_is() -> None:
+    """So that a gateway's queue is fair between them, as the simulated one is."""
+    one, other = Job(0, 20, 2, tenant=0), Job(1, 20, 2, tenant=7)
+    async with listening() as (url, seen):
+        async with asker(url, plan(one, other)) as several:
+            await several.ask(one, 0.0)
+            await several.ask(other, 0.0)
+        async with asker(url, plan(one)) as alone:
+            await alone.ask(one, 0.0)
+    assert [whose for whose, _ in seen] == ["tenant-0", "tenant-7", None]
+
+
+async def test_what_somebody_wrote_is_asked_as_it_is_behind_the_calls_salt() -> None:
+    job = Job(0, 20, 2)
+    asked = replace(plan(job), words={0: "Why is the sea salty?"})
+    async with listening() as (url, seen):
+        for salt in ("", "1234/1"):
+            async with asker(url, asked, salt=salt) as one:
+                await one.ask(job, 0.0)
+    assert [words for _, words in seen] == ["Why is the sea salty?", "1234/1 Why is the sea salty?"]
 
 
 async def test_a_refusal_has_its_status() -> None:
