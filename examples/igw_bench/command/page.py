@@ -99,10 +99,13 @@ def _figures(report: _Report) -> str:
 def _cell(found: _Report, figure: str, factor: float, digits: int, less: bool | None, baseline: bool) -> str:
     value, ratio = found["median"][figure], found["ratio"][figure]
     text = number(value, factor, digits)
-    if not baseline and ratio is not None and less is not None:
-        change = (1 - ratio) if less else (ratio - 1)
-        kind = "better" if change > _NOTABLE else "worse" if change < -_NOTABLE else "same"
-        text += f" <small class='ratio {kind}'>x{ratio:.3g}</small>"
+    if not baseline:
+        # An empty place where there is no ratio keeps the numbers of a column under each other.
+        kind, told = "", ""
+        if ratio is not None and less is not None:
+            change = (1 - ratio) if less else (ratio - 1)
+            kind, told = "better" if change > _NOTABLE else "worse" if change < -_NOTABLE else "same", f"x{ratio:.3g}"
+        text += f" <small class='ratio {kind}'>{told}</small>"
     least, most = found["least"][figure], found["most"][figure]
     if least != most:
         text += f"<br><small>{number(least, factor, digits)} – {number(most, factor, digits)}</small>"
