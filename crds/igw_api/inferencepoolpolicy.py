@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from igw_api import objects
-from igw_api.meta import ApiObject, Invalid, Labels, PoolRef, Strict, pool_key, unique
+from igw_api.meta import ApiObject, Invalid, LabelKey, Labels, PoolRef, Strict, pool_key, unique
 from igw_api.objects import Policy
 from igw_api.resiliencespec import PassiveHealthSpec, RetrySpec, passive_health, retry, seconds
 from igw_api.split import PrefillFailure, Split
@@ -53,6 +53,15 @@ class Shadow(Strict):
     """The share of the requests that are compared, from 0 to 1."""
 
 
+class Nearby(Strict):
+    """Endpoints with the same value of a label have a shorter way to each other."""
+
+    label: LabelKey
+    """The label, such as `kubernetes.io/hostname` or `topology.kubernetes.io/zone`."""
+    transfer_percent: Annotated[int, Field(ge=0, le=1000)]
+    """What moving a prompt token between them takes, in percent of computing it."""
+
+
 class PrefillDecode(Strict):
     """How two endpoints are chosen for each request: one for its prompt, one for its answer."""
 
@@ -70,6 +79,8 @@ class PrefillDecode(Strict):
     """With `dynamic-pd-split`: fewer uncached prompt tokens are computed where the answer is."""
     transfer_percent: Annotated[int, Field(ge=0, le=1000)] = 10
     """What moving a prompt token to the other endpoint takes, in percent of computing it."""
+    nearby: Annotated[list[Nearby], Field(max_length=4)] = Field(default_factory=list)
+    """Where it takes less: endpoints with the same value of a label. The nearest first."""
     role_dwell: Annotated[str, Field(pattern=_SECONDS)] = "60s"
     """With `dynamic-pd-split`: how long an endpoint keeps a role at least, 1s or more."""
 
@@ -178,6 +189,9 @@ def _split(scheduling: Scheduling) -> Split | None:
     dwell = seconds(asked.role_dwell)
     if dwell < SHORTEST_DWELL:
         raise Invalid((*at, "roleDwell"), f"must be 1s or more, not {asked.role_dwell}")
+    shares = [one.transfer_percent for one in asked.nearby] + [asked.transfer_percent]
+    if shares != sorted(shares):
+        raise Invalid((*at, "nearby"), "must take no more than the next, and the last no more than transferPercent")
     return Split(
         dynamic=scheduling.policy == "dynamic-pd-split",
         prefill=asked.prefill_policy,
@@ -187,5 +201,6 @@ def _split(scheduling: Scheduling) -> Split | None:
         on_failure=PrefillFailure(asked.on_prefill_failure),
         min_uncached=asked.min_uncached_tokens,
         transfer=asked.transfer_percent / 100,
+        nearby=tuple((one.label, one.transfer_percent / 100) for one in asked.nearby),
         dwell=dwell,
     )

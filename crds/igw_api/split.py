@@ -37,8 +37,9 @@ class Split:
     """One pool's division. `prefill` and `decode` are names of placement policies.
 
     `min_uncached`: uncached prompt tokens below which a dynamic pool does not divide a request. `transfer`: what it
-    takes to move a prompt token to the decode endpoint, as a share of computing it. `dwell`: seconds for
-    which an endpoint of a dynamic pool keeps a role at least.
+    takes to move a prompt token to the decode endpoint, as a share of computing it; `nearby`: what it takes between
+    endpoints with the same value of a label, by label, nearest first and never more than the next. `dwell`: seconds
+    for which an endpoint of a dynamic pool keeps a role at least.
     """
 
     dynamic: bool = False
@@ -50,6 +51,7 @@ class Split:
     min_uncached: int = 256
     transfer: float = 0.1
     dwell: float = 60.0
+    nearby: tuple[tuple[str, float], ...] = ()
 
     def role(self, labels: Mapping[str, str]) -> Role | None:
         """What an endpoint with these labels is for. None: for nothing.

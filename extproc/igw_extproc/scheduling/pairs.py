@@ -6,9 +6,13 @@ as it is, wherever it comes from. So the best pair of all is the best of each, w
 the two lists. The one exception is an endpoint that is on both lists and best on both, which is no pair: then the best
 pair is the better of (best, second) and (second, best), since any other costs more than one of these two. Against it
 stands the cost of one endpoint that does both, where that is allowed.
+
+Where moving takes less within a domain (a host, a zone), the same holds in each domain by itself. Nobody takes more
+within one than across, so the best of all is the best of these and of the whole, counted as if it were far.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from igw_extproc.inflight import Ledger
@@ -43,6 +47,35 @@ def best_pair(
         ends = [(first[0], at) for at in second[1:2]] + [(at, second[0]) for at in first[1:2]]
     found = [Pair(i, j, prompt[i] + answer[j]) for i, j in ends]
     return min(found, key=_cost, default=None)
+
+
+class Domain(NamedTuple):
+    """The members of a domain: indices of each list. No pair of theirs costs less than `least`."""
+
+    least: float
+    prefill: list[int]
+    decode: list[int]
+
+
+def domains(
+    of_prefill: Sequence[Hashable], of_decode: Sequence[Hashable], prompt: Sequence[float], answer: Sequence[float]
+) -> list[Domain]:
+    """Those that have members in both lists, the one with the least first. An endpoint in None is in no domain."""
+    first, second = _members(of_prefill), _members(of_decode)
+    found = [
+        Domain(min(prompt[at] for at in members) + min(answer[at] for at in second[name]), members, second[name])
+        for name, members in first.items()
+        if name in second
+    ]
+    return sorted(found, key=lambda one: one.least)
+
+
+def _members(of: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    found: dict[Hashable, list[int]] = defaultdict(list)
+    for at, name in enumerate(of):
+        if name is not None:
+            found[name].append(at)
+    return found
 
 
 def cheaper(pair: Pair | None, single: Pair | None) -> Pair | None:

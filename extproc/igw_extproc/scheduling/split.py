@@ -3,7 +3,8 @@
 What each costs, in seconds, with the pool's two policies:
 
     prompt at p:            prefill policy's cost + HINDERS x time for uncached tokens x requests being answered there
-    answer at d:            decode policy's cost + transfer x time to compute the tokens that d does not hold yet
+    answer at d:            decode policy's cost + transfer x time to compute the tokens that d does not hold yet,
+                            where `transfer` is less for a p in the same domain (`Split.nearby`)
     pair (p, d):            both; p and d differ
     one endpoint for both:  prompt at e + answer at e, less the transfer; where that is allowed
 
@@ -25,6 +26,7 @@ from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling import filters
 from igw_extproc.scheduling.framework import Decision, Policy, costs_of
+from igw_extproc.scheduling.nearby import Choice, Nearby
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
 from igw_extproc.scheduling.policies import POLICIES
@@ -148,6 +150,7 @@ class SplitScheduler:
         self._served: list[tuple[Ledger, Role]] = []
         self._computing: list[Ledger] = []  # those of them that may compute prompts
         self._role: dict[int, Role] = {}  # by slot
+        self._near = Nearby((), ())
         self._prefill, self._decode = POLICIES[split.prefill], POLICIES[split.decode]
 
     @property
@@ -167,6 +170,7 @@ class SplitScheduler:
         self._served = [(one, role) for one, role in found if role is not None]
         self._role = {one.slot: role for one, role in self._served}
         self._computing = [one for one, role in self._served if role is not Role.DECODE]
+        self._near = Nearby(self.split.nearby, ledgers)
         self.roles.serve(self._served)
 
     def candidates(self, ledgers: Sequence[Ledger], subset: Container[str] | None = None) -> list[Ledger]:
@@ -233,7 +237,9 @@ class SplitScheduler:
         hit = held.tokens.get(at.slot, 0)
         predicted = at.first_token_s(ask, hit)
         if prefiller is not None:
-            predicted += self.split.transfer * ask.prompt_tokens * prefiller.prefill_s
+            predicted += (
+                self._near.transfer(prefiller, chosen[0], self.split.transfer) * ask.prompt_tokens * prefiller.prefill_s
+            )
         lease = self._reserve(ask, (chosen[0], prefiller), held, now)
         return Decision(tuple(chosen), hit, lease, told, prefiller, predicted)
 
@@ -264,11 +270,17 @@ class SplitScheduler:
         single, order = self._single(sides, ask, held, answer, rng)
         best = single
         if sides.prefill and ask.divisible:
-            moved = self._moved(answer, sides.decode, ask, held.tokens)
+            moved = self._moved(answer, sides.decode, ask, held.tokens, self.split.transfer)
             prompt = self._prompt(sides.prefill, ask, held)
             ends = self._decode.picker(sides.decode, moved, self._turn, rng)
             starts = self._prefill.picker(sides.prefill, prompt, self._turn, rng)
             pair = best_pair(sides.prefill, sides.decode, prompt, moved, (starts, ends))
+            if self._near.levels:
+                pickers = self._prefill.picker, self._decode.picker
+                choice = Choice(sides.prefill, sides.decode, prompt, pickers, self._turn, rng)
+                pair = self._near.cheaper(
+                    pair, choice, lambda share: self._moved(answer, sides.decode, ask, held.tokens, share)
+                )
             best, order = cheaper(pair, single), ends
         assert best is not None, "where there is no pair, one for both is allowed"
         return best, [best.decode, *(at for at in order if at != best.decode)]
@@ -311,10 +323,10 @@ class SplitScheduler:
         return costs
 
     def _moved(
-        self, answer: Sequence[float], side: Sequence[Ledger], ask: Ask, cached: Mapping[int, int]
+        self, answer: Sequence[float], side: Sequence[Ledger], ask: Ask, cached: Mapping[int, int], transfer: float
     ) -> list[float]:
         """What the answer costs with the prompt from elsewhere. Infinite, where too little of it is missing."""
-        transfer, tokens = self.split.transfer, ask.prompt_tokens
+        tokens = ask.prompt_tokens
         least = self.split.min_uncached if self.split.dynamic else 0
         if not cached:
             if tokens < least:

@@ -64,10 +64,11 @@ def test_every_part_of_a_division_can_be_said() -> None:
         "minUncachedTokens": 1000,
         "transferPercent": 25,
         "roleDwell": "5s",
+        "nearby": [{"label": "kubernetes.io/hostname", "transferPercent": 0}, {"label": "zone", "transferPercent": 25}],
     }
     found = accepted(policy({"policy": "dynamic-pd-split", "prefillDecode": asked}), Policy)
-    strict = PrefillFailure.STRICT
-    expected = Split(True, "llm-metric", "least-request", {"a": "1"}, {"b": "2"}, strict, 1000, 0.25, 5.0)
+    strict, near = PrefillFailure.STRICT, (("kubernetes.io/hostname", 0.0), ("zone", 0.25))
+    expected = Split(True, "llm-metric", "least-request", {"a": "1"}, {"b": "2"}, strict, 1000, 0.25, 5.0, near)
     assert found.split == expected
     assert load(dump(ObjectSet.of([found]))).policies[found.key] == found, "and it reaches the picker"
 
@@ -94,6 +95,14 @@ def test_waiting_for_a_prefill_endpoint_is_in_the_queue_that_every_pool_has() ->
         (
             {"policy": "pd-split", "prefillDecode": {"transferPercent": -1}},
             "spec.scheduling.prefillDecode.transferPercent: must be",
+        ),
+        (
+            {"policy": "pd-split", "prefillDecode": {"nearby": [{"label": "zone", "transferPercent": 11}]}},
+            "spec.scheduling.prefillDecode.nearby: must take no more than the next",
+        ),
+        (
+            {"policy": "pd-split", "prefillDecode": {"nearby": [{"label": "not a label", "transferPercent": 1}]}},
+            "spec.scheduling.prefillDecode.nearby[0].label: must be a label name",
         ),
         ({"policy": "pd-split", "shadow": {"policy": "random"}}, "spec.scheduling.shadow: is not for pd-split"),
     ],

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igw_extproc.inflight import Ledger
+from igw_extproc.scheduling.nearby import Choice, Level, Nearby
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
 from igw_testing.builders import ledger
@@ -36,6 +37,24 @@ def test_no_pair_of_two_different_endpoints_is_cheaper(
     assert found is not None and found.prefill is not None
     assert prefillers[found.prefill] is not decoders[found.decode]
     assert found.cost == min(every) == prompt[found.prefill] + answer[found.decode]
+
+
+@given(SIDES, SIDES, st.lists(st.sampled_from([None, "a", "b"]), min_size=7, max_size=7), st.sampled_from([0.0, 1.0]))
+def test_where_a_domains_pairs_cost_less_the_cheapest_is_found_too(
+    prefill: list[tuple[int, float]], decode: list[tuple[int, float]], of: list[str | None], saved: float
+) -> None:
+    """`saved`: what a pair within a domain costs less than the same pair would across."""
+    (prefillers, prompt, starts), (decoders, far, ends) = side(prefill), side(decode)
+    near = Nearby([], [])
+    near.levels.append(Level(0.0, {one.slot: name for one, name in zip(ENDPOINTS, of, strict=True)}))
+    best = best_pair(prefillers, decoders, prompt, far, (starts, ends))
+    choice = Choice(prefillers, decoders, prompt, (cheapest, cheapest), 0, Random(0))
+    found = near.cheaper(best, choice, lambda _: [cost - saved for cost in far])
+    together = [(i, j) for i, _ in prefill for j, _ in decode if of[i] is not None and of[i] == of[j]]
+    every = [p + d - (saved if (i, j) in together else 0.0) for i, p in prefill for j, d in decode if i != j]
+    assert (found.cost if found is not None else None) == min(every, default=None)
+    if found is not None and found.prefill is not None:
+        assert prefillers[found.prefill] is not decoders[found.decode]
 
 
 @given(COSTS, COSTS)
