@@ -34,6 +34,16 @@ def _waiting(reading: Reading) -> float:
     return reading.statistics.waiting
 
 
+def _queued(reading: Reading) -> float:
+    """Without those whose KV is on its way."""
+    return reading.statistics.waiting - reading.statistics.loading
+
+
+def _fetched_by_stage(reading: Reading) -> Value:
+    counts = {"waiting_to_start": 0, "in_progress": reading.statistics.loading, "completed_waiting": 0}
+    return [({"stage": stage}, count) for stage, count in counts.items()]
+
+
 def _kv_usage(reading: Reading) -> float:
     return reading.statistics.kv_usage
 
@@ -130,6 +140,9 @@ _VLLM = (
     _gauge("vllm:num_requests_running", "Number of requests in model execution batches.", _running),
     _gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", _waiting),
     _gauge("vllm:num_requests_waiting_by_reason", "Number of waiting requests by reason.", _waiting_by_reason),
+    _gauge(
+        "vllm:num_requests_kv_fetch_by_stage", "Number of waiting requests by async KV load stage.", _fetched_by_stage
+    ),
     _gauge("vllm:engine_sleep_state", "Engine sleep state.", lambda _: [({"sleep_state": "awake"}, 1.0)]),
     _gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", _kv_usage),
     _counter(
@@ -210,7 +223,12 @@ _SGLANG = (
         "The generation throughput (token/s).",
         lambda reading: reading.generation_tokens_per_s,
     ),
-    _gauge("sglang:num_queue_reqs", "The number of requests in the waiting queue.", _waiting),
+    _gauge("sglang:num_queue_reqs", "The number of requests in the waiting queue.", _queued),
+    _gauge(
+        "sglang:num_decode_transfer_queue_reqs",
+        "The number of requests in the decode transfer queue.",
+        lambda reading: reading.statistics.loading,
+    ),
     _gauge("sglang:num_grammar_queue_reqs", "The number of requests in the grammar waiting queue.", lambda _: 0.0),
     _gauge("sglang:cache_hit_rate", "The prefix cache hit rate.", _hit_rate),
     _gauge(

@@ -120,6 +120,17 @@ def test_waiting_is_split_by_reason_in_a_family_of_a_similar_name() -> None:
     assert values["vllm:num_requests_waiting_by_reason", "engine=0,model_name=my-model,reason=capacity"] == 0
 
 
+def test_kv_on_its_way_is_told_as_each_engine_does() -> None:
+    """vLLM counts it as waiting and says how much of that it is; SGLang has a queue for it."""
+    told = replace(busy_engine().statistics(), waiting=5, loading=3)
+    vllm, sglang = samples(page("vllm", told)), samples(page("sglang", told))
+    labels = "engine=0,model_name=my-model"
+    assert vllm["vllm:num_requests_waiting", labels] == 5
+    assert vllm["vllm:num_requests_kv_fetch_by_stage", f"{labels},stage=in_progress"] == 3
+    assert [value for (name, _), value in sglang.items() if name == "sglang:num_queue_reqs"] == [2]
+    assert [value for (name, _), value in sglang.items() if name == "sglang:num_decode_transfer_queue_reqs"] == [3]
+
+
 def test_adapter_sets_of_the_past_stay_with_the_time_they_were_last_so() -> None:
     """As in vLLM: only the series with the largest value is true now."""
     engine = busy_engine()
