@@ -21,6 +21,8 @@ from igw_testing.standalone import TESTS, Up, running_up, until
 
 EXAMPLE = TESTS.parent / "examples" / "prefill-decode"
 LINE = re.compile(r"igw (?:sim|sidecar) listening .*address=127\.0\.0\.1:(\d+)")
+# Eight processes start for each test.
+pytestmark = pytest.mark.timeout(300)
 PROMPT = "tell me a story about the sea " * 40
 
 
@@ -71,7 +73,7 @@ async def started(
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             for index in range(count):
                 found = LINE.match((await process.stdout.readline()).decode())
                 assert found
