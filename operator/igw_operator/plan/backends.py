@@ -20,10 +20,17 @@ from igw_api.objects import (
     join_host_port,
     selects,
 )
+from igw_api.resilience import PassiveHealth
 from igw_api.split import Role
 from igw_operator.plan.model import Cluster, Resilience
 
 H2C = "kubernetes.io/h2c"
+
+
+# What nobody places and scrapes: the proxy alone decides who is out, and finds out by asking again who is in.
+_UNPLACED = Resilience(
+    passive_health=PassiveHealth(threshold=0.0, base_ejection=5.0, max_ejection=60.0, full_statuses=())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ def _service_cluster(service: Service, ref: BackendRef, members: Iterable[Member
 
 
 def _cluster(name: str, endpoints: Iterable[str], *, placed: bool, http2: bool) -> Cluster:
-    return Cluster(name=name, endpoints=tuple(sorted(set(endpoints))), placed=placed, http2=http2)
+    addresses = tuple(sorted(set(endpoints)))
+    return Cluster(name=name, endpoints=addresses, placed=placed, http2=http2, resilience=_UNPLACED)
 
 
 def _http2(pool: Pool) -> bool:
