@@ -107,9 +107,9 @@ class Queue(Strict):
     wait_timeout: Annotated[str, Field(pattern=_SECONDS)] = "10s"
     """How long a request may wait, from 100ms to 60s; then it is refused likewise."""
     retry_period: Annotated[str, Field(pattern=_SECONDS)] = "1s"
-    """When a request that none of the endpoints allowed to it could take is tried again."""
+    """How often a place for waiting requests is looked for at least. Mostly it is found when it becomes free."""
     retries: Annotated[int, Field(ge=0, le=100)] = 2
-    """How often such a request is tried again before it is refused."""
+    """How often a request that an engine fails is tried again at another one, before its answer has begun."""
 
 
 class PoolPolicySpec(Strict):

@@ -64,14 +64,18 @@ class _Waiting:
 
 
 class _Line:
-    """One pool's queue. `empty`: the pool had no endpoint when somebody began to wait."""
+    """One pool's queue. `empty`: the pool had no endpoint when somebody began to wait.
 
-    __slots__ = ("empty", "opens_at", "queue")
+    `looks_at`: when room is looked for at the latest. Mostly an event tells of it before; but time alone can make some.
+    """
+
+    __slots__ = ("empty", "looks_at", "opens_at", "queue")
 
     def __init__(self, limits: Limits) -> None:
         self.queue: FlowQueue[_Waiting] = FlowQueue(limits)
         self.empty = False
         self.opens_at = 0.0
+        self.looks_at = 0.0
 
 
 class Place(NamedTuple):
@@ -172,14 +176,20 @@ class Admission:
 
     def due(self) -> float | None:
         """When `expire` has something to do. None: nobody waits."""
-        return min((due for line in self._lines.values() if (due := line.queue.due()) is not None), default=None)
+        lines = ((line.queue.due(), line.looks_at) for line in self._lines.values())
+        return min((min(due, looks_at) for due, looks_at in lines if due is not None), default=None)
 
     def expire(self, now: float) -> None:
-        """Refuse who has waited too long, and try again those who were set aside."""
+        """Refuse who has waited too long, and try the others again whose time has come."""
         for pool, line in self._lines.items():
-            if len(line.queue):
-                self._refuse(pool, line.queue.expire(now, bool(self._director.open_to(pool))), now)
+            if not len(line.queue):
+                continue
+            self._refuse(pool, line.queue.expire(now, bool(self._director.open_to(pool))), now)
+            if now < line.looks_at:
                 self._serve_anywhere(pool, line, now)
+            else:
+                line.looks_at = now + line.queue.limits.retry_period
+                self._serve(pool, line, now)
 
     def statistics(self, now: float) -> Mapping[str, QueueStatistics]:
         """Each queue's numbers, by pool."""
@@ -236,9 +246,11 @@ class Admission:
         self.waiting += 1
         if wish.serving.view.first_byte and wish.ask.streams:
             line.queue.hurry(waiter, now + wish.serving.view.first_byte)
+        if len(line.queue) == 1:
+            line.looks_at = now + line.queue.limits.retry_period
         line.empty = line.empty or not capacity
         self._refuse(pool, refused, now)
-        self._arm(waiter.expires_at)
+        self._arm(min(waiter.expires_at, line.looks_at))
         return Place(line, waiter)
 
     def _serve(self, pool: str, line: _Line, now: float) -> None:
@@ -276,20 +288,19 @@ class Admission:
             return
         places: dict[Ledger, None] = {}
         while (head := line.queue.head(now)) is not None:
-            place = self._find_place(pool, line, head, now)
+            place = self._find_place(line, head, now)
             if place is not None:
                 places[place] = None
         for place in places:
             serve(line.queue, place, self, now)
 
-    def _find_place(self, pool: str, line: _Line, waiter: Waiter[_Waiting], now: float) -> Ledger | None:
-        """An endpoint that it waits for from now on; or it is set aside, or refused."""
+    def _find_place(self, line: _Line, waiter: Waiter[_Waiting], now: float) -> Ledger | None:
+        """An endpoint that it waits for from now on; or it is set aside."""
         waiting = waiter.payload
         assert waiting is not None, "whoever waits has not ended"
         wish = self._renewed(waiting.wish)
         if not wish.allowed:
-            refused = line.queue.set_aside(waiter, now, capacity=True)
-            self._refuse(pool, [refused] if refused is not None else [], now)
+            line.queue.set_aside(waiter, now)
             self._arm(now + line.queue.limits.retry_period)
             return None
         flight = waiting.flight = self._director.reserve(wish, now)
@@ -345,7 +356,7 @@ def _waits_for(flight: Flight, wish: Wish, now: float) -> tuple[Ledger, Ledger |
 
 
 def _limits(queue: Queue) -> Limits:
-    return Limits(queue.max_size, queue.wait_timeout, queue.retry_period, queue.retries)
+    return Limits(queue.max_size, queue.wait_timeout, queue.retry_period)
 
 
 _WHY: Final = {

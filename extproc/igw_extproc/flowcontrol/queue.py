@@ -144,15 +144,11 @@ class FlowQueue(Generic[Payload]):
         self._drain.dispatched(now)
         return self._end(waiter, End.DISPATCHED, now)
 
-    def set_aside(self, waiter: Waiter[Payload], now: float, capacity: bool) -> Refused[Payload] | None:
-        """None of the head's own candidates can take it: others go first, and it is tried again, or else refused."""
-        waiter.tries += 1
+    def set_aside(self, waiter: Waiter[Payload], now: float) -> None:
+        """None of the head's own candidates can take it: others go first, until it is tried again."""
         self._lines.remove(waiter)
         waiter.aside = True
-        if waiter.tries > self._limits.retries:
-            return self._refuse(waiter, End.UNPLACED, now, capacity)
         heappush(self._retries, (now + self._limits.retry_period, waiter.sequence, waiter))
-        return None
 
     def leave(self, waiter: Waiter[Payload], now: float) -> None:
         """The client has gone. Nothing, if the waiter had ended."""
@@ -171,7 +167,7 @@ class FlowQueue(Generic[Payload]):
         while _live(self._deadlines) and self._deadlines[0][0] <= now:
             waiter = self._deadlines[0][2]
             self._remove(waiter)
-            refused.append(self._refuse(waiter, End.EXPIRED, now, capacity))
+            refused.append(self._refuse(waiter, End.UNPLACED if waiter.aside else End.EXPIRED, now, capacity))
         while _live(self._retries) and self._retries[0][0] <= now:
             waiter = heappop(self._retries)[2]
             waiter.aside = False

@@ -42,8 +42,6 @@ class Limits:
     """A request that has waited so long is refused. The proxy must wait longer than this for our answer."""
     retry_period: float = 1.0
     """When a request whose turn it was, but which none of its own candidates could take, is tried again."""
-    retries: int = 2
-    """How often it is tried again before it is refused."""
     max_bytes: int = 128 * _MIB
     """What waiting requests may hold in our memory together."""
 
@@ -55,7 +53,7 @@ class End(StrEnum):
     EXPIRED = "expired"  # waited `wait_timeout`
     FULL = "full"  # no place for one more, or for its bytes
     SHED = "shed"  # sheddable, and others needed the place
-    UNPLACED = "unplaced"  # none of its own candidates could take it, `retries` times over
+    UNPLACED = "unplaced"  # none of its own candidates could take it, however often it was tried
     GONE = "gone"  # the client left
 
 
@@ -80,8 +78,7 @@ class Waiter(Generic[Payload]):
     payload: Payload | None
     place: Ledger | None = None  # the endpoint that it waits for; None: any that it may have
     other: Ledger | None = None  # one that must have room for it as well
-    tries: int = 0  # turns that came to nothing
-    aside: bool = False  # since the last of them, until it is tried again
+    aside: bool = False  # its turn came to nothing, and it is to be tried again
     end: End | None = None
 
     @property

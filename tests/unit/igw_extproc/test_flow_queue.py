@@ -12,7 +12,7 @@ from igw_extproc.flowcontrol.queue import FlowQueue
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_testing.waiting import ask
 
-LIMITS = Limits(max_size=4, wait_timeout=10.0, retry_period=1.0, retries=2, max_bytes=10_000)
+LIMITS = Limits(max_size=4, wait_timeout=10.0, retry_period=1.0, max_bytes=10_000)
 
 
 class Queue:
@@ -40,11 +40,11 @@ class Queue:
         head = self.queue.head(self.now)
         return None if head is None else self.queue.dispatched(head, self.now)
 
-    def puts_aside(self) -> Refused[str] | None:
+    def puts_aside(self) -> None:
         """The next one has nowhere to go."""
         head = self.queue.head(self.now)
         assert head is not None
-        return self.queue.set_aside(head, self.now, self.capacity)
+        self.queue.set_aside(head, self.now)
 
     def expires(self) -> list[tuple[str, End]]:
         """Who is refused now, and why."""
@@ -69,7 +69,7 @@ def test_requests_go_in_order_of_arrival() -> None:
 
 
 def test_the_defaults_are_those_that_the_policy_promises() -> None:
-    assert Limits() == Limits(max_size=512, wait_timeout=10.0, retry_period=1.0, retries=2, max_bytes=128 << 20)
+    assert Limits() == Limits(max_size=512, wait_timeout=10.0, retry_period=1.0, max_bytes=128 << 20)
 
 
 def test_when_it_is_full_the_next_is_refused() -> None:
@@ -194,7 +194,7 @@ def test_sheddable_requests_are_not_shed_for_each_other() -> None:
 
 def test_one_that_cannot_be_placed_lets_others_go_first_and_is_tried_again() -> None:
     subject = waiting("a", "b")
-    assert subject.puts_aside() is None
+    subject.puts_aside()
     assert subject.queue.due() == 1.0
     assert (subject.dispatches(), subject.dispatches()) == ("b", None)
     assert subject.queue.statistics(0.0).aside == 1
@@ -204,19 +204,20 @@ def test_one_that_cannot_be_placed_lets_others_go_first_and_is_tried_again() -> 
     assert subject.dispatches() == "a"
 
 
-def test_one_that_cannot_be_placed_again_and_again_is_refused() -> None:
+def test_one_that_cannot_be_placed_is_tried_again_until_its_time_is_over() -> None:
     subject = waiting("a")
-    for _ in range(2):
-        assert subject.puts_aside() is None
+    for _ in range(9):
+        subject.puts_aside()
         subject.now += 1.0
-        subject.expires()
-    refused = subject.puts_aside()
-    assert refused is not None
+        assert subject.expires() == []
+    subject.puts_aside()
+    subject.now += 1.0
+    (refused,) = subject.queue.expire(subject.now, True)
     assert (refused.payload, refused.refusal.reason) == ("a", End.UNPLACED)
     assert len(subject.queue) == 0
 
 
-@pytest.mark.parametrize("end", [End.GONE, End.EXPIRED])
+@pytest.mark.parametrize("end", [End.GONE, End.UNPLACED])
 def test_one_that_was_set_aside_may_end_there(end: End) -> None:
     subject = Queue(replace(LIMITS, retry_period=20.0))
     waiter = subject.comes("a")
@@ -287,7 +288,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: FlowQueue[int] = FlowQueue(Limits(6, 10.0, 1.0, 1, 10_000))
+        self.queue: FlowQueue[int] = FlowQueue(Limits(6, 10.0, 1.0, 10_000))
         self.now = 0.0
         self.waiters: dict[int, Waiter[int]] = {}
         self.ended: Counter[int] = Counter()
@@ -325,8 +326,7 @@ class Life(RuleBasedStateMachine):
     def set_aside(self) -> None:
         head = self.queue.head(self.now)
         if head is not None:
-            refused = self.queue.set_aside(head, self.now, True)
-            self.refuse([refused] if refused is not None else [])
+            self.queue.set_aside(head, self.now)
 
     @rule(seconds=st.floats(0.0, 6.0))
     def passes(self, seconds: float) -> None:
