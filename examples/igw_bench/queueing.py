@@ -51,6 +51,19 @@ def flooded(rng: Random, rate: float, flood: float, begin: float, end: float) ->
     return replace(workload, jobs=jobs, arrivals=tuple(at for at, _ in order))
 
 
+def few_seats(rng: Random, seats: int, workload: Workload) -> Workload:
+    """Engines with much room in their caches, of which each runs only so many requests at once, and does not say so."""
+    fleet = tuple(replace(one, limits=replace(one.limits, max_sequences=seats)) for one in workload.fleet)
+    return _urgent(replace(workload, fleet=fleet), rng)
+
+
+def _brief(rng: Random) -> Workload:
+    """Short prompts and answers, of which several end in each step."""
+    workload = decode_bound(rng, 20_000, 600)
+    jobs = tuple(replace(job, output_tokens=rng.randint(10, 60)) for job in workload.jobs)
+    return replace(workload, jobs=jobs)
+
+
 LOADS: Mapping[str, Callable[[Random], Workload]] = {
     "A, 160 clients": lambda rng: _urgent(decode_heavy(rng, 4000, 160), rng),
     "A, 250 clients": lambda rng: _urgent(decode_heavy(rng, 4000, 250), rng),
@@ -58,6 +71,8 @@ LOADS: Mapping[str, Callable[[Random], Workload]] = {
     "B, 42 a second": lambda rng: _urgent(shared_prefixes("B", 42.0, 0.0, rng), rng),
     "B, 42, hot tenant": lambda rng: _urgent(shared_prefixes("B", 42.0, 0.4, rng), rng),
     "B, 25, a tenant floods": lambda rng: flooded(rng, 25.0, 40.0, 40.0, 80.0),
+    "few seats, 200 clients": lambda rng: few_seats(rng, 16, decode_bound(rng, 2000)),
+    "few seats, short": lambda rng: few_seats(rng, 64, _brief(rng)),
     "D, 200 clients": lambda rng: _urgent(decode_bound(rng), rng),
 }
 

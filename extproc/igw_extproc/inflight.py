@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from igw_extproc.cache_trust import CacheTrust, Expectation, Expected
 from igw_extproc.domain import Ask, Endpoint, EngineKind, EngineLoad
+from igw_extproc.seats import Seats
 from igw_extproc.speeds import FULL_CACHE, PER_REQUEST, PREFILL_S, STEP_S, Decode, Prefill
 
 # Seconds after which the engine's word may no longer make an endpoint look emptier than our own accounting does.
@@ -68,6 +69,7 @@ class Ledger:
     prefill: Prefill = field(default_factory=Prefill)
     decode: Decode = field(default_factory=Decode)
     trust: CacheTrust = field(default_factory=CacheTrust)
+    seats: Seats = field(default_factory=Seats)
     doubts: dict[int, float] = field(default_factory=dict)  # by slot: those whose `trust` is below 1
     _kv_tokens: int = 0
     _backlog_tokens: int = 0
@@ -105,17 +107,16 @@ class Ledger:
 
     def scraped(self, mark: Mark, load: EngineLoad, now: float) -> None:
         """Take the engine's word, as of the moment the scrape began."""
-        self.available = True
-        self.unreachable_reason = None
+        self.available, self.unreachable_reason = True, None
         self._observe(load, now)
         self.load = load
-        self.scraped_at = now
-        self.stale_at = now + STALE_AFTER
+        self.scraped_at, self.stale_at = now, now + STALE_AFTER
         self.kv_capacity = load.kv_capacity_tokens or DEFAULT_KV_CAPACITY
         if load.engine is EngineKind.UNKNOWN:
             self._drop_engine_word()
         else:
             self._take_engine_word(mark, load)
+            self.seats.told(load, self.kv_capacity, self._mean_kv)
             if load.waiting < 1.0:
                 self._all_begun(mark.sequence)
             self.trust.told(mark.expected, load)
@@ -124,9 +125,7 @@ class Ledger:
 
     def unreachable(self, reason: str) -> None:
         """Not a candidate until it answers again. Our requests there stay counted until they end."""
-        self.available = False
-        self.unreachable_reason = reason
-        self.load = None
+        self.available, self.unreachable_reason, self.load = False, reason, None
         self._drop_engine_word()
         self._settle()
 
@@ -180,7 +179,7 @@ class Ledger:
 
     def forget_cache(self) -> None:
         """Another process, with a cache of its own: nothing is known of it."""
-        self.trust = CacheTrust()
+        self.trust, self.seats = CacheTrust(), Seats()
         self.doubt()
 
     def _take_engine_word(self, mark: Mark, load: EngineLoad) -> None:

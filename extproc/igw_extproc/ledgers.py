@@ -3,6 +3,7 @@
 No I/O, no clock: `now` is an argument. `server` wires it, `director` selects a pool's ledgers from it.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class LedgerStatistics:
     kv_capacity: int
     backlog_tokens: float
     cache_trust: float = 1.0
+    seats: float = 0.0  # 0: not known
     prefill_s: float = PREFILL_S
     step_s: float = 0.0
     gpu: float | None = None
@@ -148,6 +150,7 @@ def _statistics(ledger: Ledger, gpu: float | None) -> LedgerStatistics:
         kv_capacity=ledger.kv_capacity,
         backlog_tokens=ledger.backlog_tokens,
         cache_trust=ledger.trust.value,
+        seats=ledger.seats.known if ledger.seats.known < math.inf else 0.0,
         prefill_s=ledger.prefill_s,
         step_s=ledger.decode.step or 0.0,
         gpu=gpu,

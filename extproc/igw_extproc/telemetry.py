@@ -363,6 +363,7 @@ _ENDPOINT_GAUGES: tuple[tuple[str, str, Callable[[LedgerStatistics], float]], ..
         lambda row: row.cache_trust,
     ),
     ("kv_tokens", "Tokens in its KV cache: the engine's word and what was sent since.", lambda row: row.kv_tokens),
+    ("seats", "Requests that its engine runs at once, as learned; 0: not known.", lambda row: row.seats),
     ("prompt_token_seconds", "Time to compute one prompt token, as learned.", lambda row: row.prefill_s),
     ("decode_step_seconds", "Time between two tokens of a request lately; 0: not known.", lambda row: row.step_s),
 )

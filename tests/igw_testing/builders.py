@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from igw_api.objects import (
@@ -121,10 +122,15 @@ def endpoint(host: int = 1) -> Endpoint:
 
 
 def load(
-    running: float = 0.0, waiting: float = 0.0, kv_usage: float | None = None, kv_capacity_tokens: int | None = None
+    running: float = 0.0,
+    waiting: float = 0.0,
+    kv_usage: float | None = None,
+    kv_capacity_tokens: int | None = None,
+    generation_tokens_total: float | None = None,
 ) -> EngineLoad:
     """What a vLLM engine says."""
-    return EngineLoad(EngineKind.VLLM, running, waiting, kv_usage, kv_capacity_tokens)
+    told = EngineLoad(EngineKind.VLLM, running, waiting, kv_usage, kv_capacity_tokens)
+    return replace(told, generation_tokens_total=generation_tokens_total)
 
 
 def ledger(host: int = 1, said: EngineLoad | None = None) -> Ledger:

@@ -12,10 +12,11 @@ waits in an engine cannot. But an engine that runs dry for a moment loses throug
   since (`queued - running`). Each request that ends makes room for one. The spare ones are started by the engine itself
   in its next step, without waiting for us: no place in its batch stays empty, whatever our estimate of its KV is worth.
 
-An engine that tells nothing is open while the request fits by our own accounting.
+An engine that tells nothing is open while the request fits by our own accounting. And no engine is, once the number of
+its seats is known, with more than these and a few to spare (`seats`).
 
-How long a queue can get: `SPARE` in an engine that is full, as it says; up to `BACKLOG` tokens of short requests in one
-that is full by its number of seats, which no engine tells, until its next word.
+How long a queue can get: that, or `SPARE` in an engine whose cache is full. Until the number of seats is known, up to
+`BACKLOG` tokens of short requests where there are few.
 
 What waits with us for the endpoint counts as nothing here: its engine knows nothing of it.
 """
@@ -25,9 +26,8 @@ from typing import Final
 
 from igw_extproc.domain import Ask, EngineKind
 from igw_extproc.inflight import Ledger
+from igw_extproc.seats import SPARE
 
-# Requests that may wait in a full engine. One fills the place of one that ends; two, since two may end in one step.
-SPARE: Final = 2.0
 # Uncached prompt tokens: two or more steps of an engine with a large batch (8,192), about a second of its work.
 BACKLOG: Final = 16_384
 
@@ -43,6 +43,9 @@ def is_open(ledger: Ledger, ask: Ask, now: float = -math.inf) -> bool:
     load = ledger.load
     if load is None or load.engine is EngineKind.UNKNOWN:
         return fits
+    seats = ledger.seats
+    if queued >= seats.known + seats.spare:
+        return False
     if fits and load.waiting < 1.0:
         return ledger.backlog_tokens - ledger.held_backlog < BACKLOG
-    return queued - load.running < SPARE
+    return queued - load.running < (seats.spare if fits else SPARE)
