@@ -63,13 +63,17 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run: a record for each request, in the order of their being sent, and the fullest that each engine's KV was."""
+    """A run: a record for each request, in the order of their being sent, and the fullest that each engine's KV was.
+
+    `engine_queue`: requests that waited in an engine, the mean of all its pages and of all engines.
+    """
 
     workload: Workload
     records: list[Record]
     fullest: tuple[float, ...]
     most_in_flight: int
     steps: int
+    engine_queue: float = 0.0
 
 
 class Simulation:
@@ -88,6 +92,7 @@ class Simulation:
         self._waiting: dict[int, Record] = {}
         self._unsent = iter(workload.jobs)
         self._in_flight = self._most_in_flight = self._ended = self._followed = self._steps = 0
+        self._told_waiting = self._pages = 0
         self._closed = False
         self._hosts = [Host(at, self._new_engine(at)) for at in range(len(workload.fleet))]
 
@@ -106,7 +111,8 @@ class Simulation:
             self._now, _, call, arguments = heappop(events)
             call(*arguments)
         fullest = tuple(host.fullest for host in self._hosts)
-        return Outcome(self._workload, self._records, fullest, self._most_in_flight, self._steps)
+        queue = self._told_waiting / self._pages
+        return Outcome(self._workload, self._records, fullest, self._most_in_flight, self._steps, queue)
 
     def _at(self, when: float, call: Callable[..., None], *arguments: Any) -> None:
         heappush(self._events, (when, next(self._order), call, arguments))
@@ -273,6 +279,7 @@ class Simulation:
 
     def _page(self, host: Host) -> EngineLoad:
         read, limits = host.read, host.engine.limits
+        self._told_waiting, self._pages = self._told_waiting + read.waiting, self._pages + 1
         return EngineLoad(
             EngineKind.VLLM,
             running=read.running,

@@ -112,7 +112,7 @@ def simulate(workload: Workload, limits: Limits | None, seed: int) -> Outcome:
 
 def measured(outcome: Outcome) -> dict[str, float]:
     """What one run comes to: `policies.figures`, and the times to the first token of those who ask apart."""
-    found = figures(outcome)
+    found = figures(outcome) | {"engine_queue": outcome.engine_queue}
     for name, of in (("urgent", _is_urgent), ("flood", _floods), ("others", lambda job: not _apart(job))):
         times = [
             record.first_at - record.sent_at

@@ -216,6 +216,7 @@ class Admission:
         self.waiting -= 1
         line = self._lines[waiting.wish.serving.view.name]
         line.queue.dispatched(waiter, now)
+        waiting.flight.bill = waiter.used
         waiting.flight.sent(now)
         placed = self._director.answer(waiting.wish, waiting.flight, now)
         waiting.applicant.placed(in_time(waiting.wish, placed), now)

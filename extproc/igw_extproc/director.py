@@ -315,7 +315,7 @@ class Director:
                 self.health.ended(flight.watch)
             if flight.went_well(self.health.sees_responses):
                 self.health.went_well(flight.place, flight.placed_at, now)
-            flight.ended(now)
+            flight.ended(now, tokens)
 
     def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
         """The pool of the model. A path may name none, but a response: then the pool of the endpoint that made it."""

@@ -3,6 +3,8 @@
 Pure: `now` is an argument. The director makes one for each placement; conversations tell it what passes.
 """
 
+from collections.abc import Callable
+
 from igw_extproc import openai
 from igw_extproc.answers import streamed_tokens
 from igw_extproc.health import Watch
@@ -25,6 +27,7 @@ class Flight:
         "_ledgers",
         "_step",
         "answer_tokens",
+        "bill",
         "decision",
         "failed",
         "first_byte_at",
@@ -34,6 +37,7 @@ class Flight:
         "open",
         "placed_at",
         "pool",
+        "prompt_tokens",
         "proven",
         "response_id",
         "status",
@@ -49,7 +53,8 @@ class Flight:
         self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
-        self.answer_tokens = 0  # as the engine has it; 0: not seen
+        self.prompt_tokens = self.answer_tokens = 0  # as the engine has them; 0: not seen
+        self.bill: Callable[[float], None] | None = None  # to be told the tokens that it used, where these are known
         self.moved = False
         self.open = True
         self.failed: tuple[Ledger, ...] = ()  # endpoints where a try failed
@@ -134,7 +139,7 @@ class Flight:
 
     def counted(self, usage: openai.Usage) -> None:
         """The engine told what it counted for this request."""
-        self.answer_tokens = usage.completion
+        self.prompt_tokens, self.answer_tokens = usage.prompt, usage.completion
         if usage.cached is not None:
             self.decision.lease.counted(usage.prompt, usage.cached)
 
@@ -143,7 +148,10 @@ class Flight:
         self.open = False
         self.decision.lease.close(now, succeeded=False)
 
-    def ended(self, now: float) -> None:
-        """The request is over."""
+    def ended(self, now: float, length: float | None = None) -> None:
+        """The request is over. `length`: tokens of its answer, where known; then whoever sent it is billed."""
         self.open = False
+        if self.bill is not None and (self.status >= 400 or length is not None):
+            prompt = self.prompt_tokens or self.decision.lease.ask.prompt_tokens
+            self.bill(prompt + length if length is not None and self.status < 400 else 0.0)
         self.decision.lease.close(now, succeeded=self.status < 400)

@@ -3,7 +3,8 @@
 (P. Goyal, H. Vin, H. Cheng: Start-time Fair Queueing, SIGCOMM 1996, with equal weights.) Each tenant waits in order of
 arrival and has a start tag: the tokens it was served, on the band's virtual clock. The lowest tag is next; being served
 adds the request's tokens to its tenant's tag. The virtual clock is the tag of the last one served, and who comes back
-starts there at the earliest: idleness saves nothing up.
+starts there at the earliest: idleness saves nothing up. What a request really used is known at its end: more is added
+then, and less is taken off what its tenant is charged next.
 
 So while two tenants both wait, what they are served differs by at most the largest request, counted from a moment when
 their tags were equal, and by twice that over any other stretch of time. Requests that leave unserved cost nothing.
@@ -25,14 +26,24 @@ IDLE_TENANTS: Final = 1024
 
 
 class _Flow(Generic[Payload]):
-    """One tenant's requests, in order. `listed`: the heap has an entry for it, whose tag may be behind."""
+    """One tenant's requests, in order. `listed`: the heap has an entry for it, whose tag may be behind.
 
-    __slots__ = ("listed", "start", "waiting")
+    `credit`: tokens that it was charged and has not used. Tags never fall, since the heap would not notice.
+    """
+
+    __slots__ = ("credit", "listed", "start", "waiting")
 
     def __init__(self, start: float) -> None:
         self.start = start
+        self.credit = 0.0
         self.listed = False
         self.waiting: OrderedDict[int, Waiter[Payload]] = OrderedDict()
+
+    def charge(self, tokens: float) -> None:
+        """Add to what it was served; below zero: it used fewer than it was charged."""
+        paid = min(self.credit, tokens)
+        self.credit -= paid
+        self.start += tokens - paid
 
 
 class FairQueue(Generic[Payload]):
@@ -60,6 +71,7 @@ class FairQueue(Generic[Payload]):
             flow = self._flows[waiter.tenant] = _Flow(self._virtual)
         if not flow.waiting:
             self._idle.pop(waiter.tenant, None)
+            flow.credit = min(flow.credit, max(flow.start - self._virtual, 0.0))
             flow.start = max(flow.start, self._virtual)
             if not flow.listed:
                 flow.listed = True
@@ -91,7 +103,8 @@ class FairQueue(Generic[Payload]):
         """Remove the head and charge its tenant."""
         flow = self._flows[waiter.tenant]
         self._virtual = max(self._virtual, flow.start)
-        flow.start += waiter.cost
+        flow.charge(waiter.cost)
+        waiter.account = flow
         self.remove(waiter)
 
     def remove(self, waiter: Waiter[Payload]) -> None:

@@ -18,7 +18,7 @@ is full after some three hundred, and others are refused. The proxy's memory is 
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
@@ -65,6 +65,13 @@ class Refusal(NamedTuple):
     retry_after: int  # whole seconds, 1 to 60
 
 
+class Account(Protocol):
+    """What a tenant has been served."""
+
+    def charge(self, tokens: float) -> None:
+        """So many more; below zero: fewer."""
+
+
 @dataclass(slots=True, eq=False)
 class Waiter(Generic[Payload]):
     """One waiting request. Read only, but for `queue`. `end` is set once; from then on the payload is gone."""
@@ -80,6 +87,7 @@ class Waiter(Generic[Payload]):
     other: Ledger | None = None  # one that must have room for it as well
     aside: bool = False  # its turn came to nothing, and it is to be tried again
     end: End | None = None
+    account: Account | None = None  # who was charged when it was served
 
     @property
     def priority(self) -> int:
@@ -90,6 +98,12 @@ class Waiter(Generic[Payload]):
     def cost(self) -> int:
         """The tokens that its tenant is charged: prompt and expected output."""
         return self.ask.prompt_tokens + self.ask.output_tokens
+
+    def used(self, tokens: float) -> None:
+        """It is over, and used so many: its tenant pays the difference, or gets it back, if any still waits there."""
+        account, self.account = self.account, None
+        if account is not None:
+            account.charge(tokens - self.cost)
 
 
 class Refused(NamedTuple, Generic[Payload]):

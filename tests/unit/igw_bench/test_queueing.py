@@ -4,8 +4,8 @@ from dataclasses import replace
 from random import Random
 
 from igw_bench.offline import Outcome
-from igw_bench.queueing import FLOOD, PATIENT, flooded, measured, simulate, table
-from igw_bench.workloads import Workload, decode_heavy
+from igw_bench.queueing import FLOOD, PATIENT, few_seats, flooded, measured, simulate, table
+from igw_bench.workloads import Workload, decode_bound, decode_heavy
 from igw_extproc.flowcontrol.waiters import Limits
 
 # Twice what the engines can serve at once.
@@ -36,6 +36,15 @@ def test_no_throughput_is_lost_and_the_urgent_wait_less() -> None:
     without, queued = (measured(simulate(load, limits, 1)) for limits in (None, PATIENT))
     assert queued["tokens_per_s"] >= 0.97 * without["tokens_per_s"]
     assert queued["urgent_mean"] <= 0.6 * without["urgent_mean"]
+
+
+def test_engines_with_few_seats_have_them_taken_and_hardly_a_queue() -> None:
+    """Nobody tells the picker how many they are."""
+    load = few_seats(Random(1), 16, decode_bound(Random(1), 1000))
+    without, queued = (measured(simulate(load, limits, 1)) for limits in (None, PATIENT))
+    assert queued["tokens_per_s"] >= 0.99 * without["tokens_per_s"]
+    assert queued["engine_queue"] <= 0.25 * without["engine_queue"]
+    assert queued["urgent_mean"] <= 0.4 * without["urgent_mean"]
 
 
 def test_who_waits_too_long_is_refused() -> None:

@@ -173,3 +173,59 @@ def test_a_queue_says_how_many_wait() -> None:
     queue: FairQueue[object] = FairQueue()
     assert len(queue) == 0
     assert queue.head() is None
+
+
+# ------------------------------------------------------------------------------------------------ real use
+
+
+def shares(line: Line, turns: int, used: dict[str, int]) -> Counter[str]:
+    """Tokens that each tenant has really used, while each always has requests waiting that say they need 100."""
+    found: Counter[str] = Counter()
+    for tenant in used:
+        line.comes(tenant, 100)
+        line.comes(tenant, 100)
+    for _ in range(turns):
+        one = line.served()
+        assert one is not None
+        found[one.tenant] += used[one.tenant]
+        line.comes(one.tenant, 100)
+        one.used(used[one.tenant])
+    return found
+
+
+def test_who_uses_more_than_was_expected_pays_for_it_and_who_uses_less_gets_it_back() -> None:
+    found = shares(Line(), 600, {"long": 400, "as said": 100, "short": 10})
+    assert max(found.values()) - min(found.values()) <= 2 * 400
+
+
+@given(st.lists(st.integers(0, 2000), min_size=2, max_size=5), st.integers(50, 400))
+def test_tenants_share_what_is_really_used(used: list[int], turns: int) -> None:
+    """Whatever was expected of their requests: nobody is behind by more than what two of the largest come to."""
+    found = shares(Line(), turns, {f"t{at}": max(one, 1) for at, one in enumerate(used)})
+    for tenant, tokens in found.items():
+        assert tokens <= min(found.values()) + 2 * max(*used, 100) + 200, tenant
+
+
+def test_what_one_gets_back_is_not_saved_up_in_idleness() -> None:
+    line = Line()
+    early = line.comes("back", 100)
+    for _ in range(200):
+        line.comes("busy", 10)
+    while line.served() is not early:
+        pass
+    line.all_served(60)  # now the other has caught up and more
+    early.used(0)
+    for _ in range(10):
+        line.comes("back", 10)
+    assert [one.tenant for one in line.all_served(6)].count("back") == 3
+
+
+def test_a_bill_is_paid_once_and_by_nobody_else() -> None:
+    line = Line()
+    one = line.comes("a", 100)
+    assert line.served() is one
+    for tenant in ("a", "b"):
+        line.comes(tenant, 100)
+    one.used(10_000)
+    one.used(10_000)
+    assert line.tenants(2) == "ab", "nobody waited any more when it was served: all began anew"

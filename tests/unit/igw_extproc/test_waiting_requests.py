@@ -15,6 +15,7 @@ from igw_testing.conversations import Serving, Stream, duplex, modes
 from igw_testing.ext_proc import (
     BUFFERED,
     BUFFERED_PARTIAL,
+    FULL_DUPLEX,
     NONE,
     destinations,
     headers_set,
@@ -446,3 +447,25 @@ def holding(backwards: str) -> Iterator[object]:
                     yield holder
             elif isinstance(held, (dict, tuple)) and not gc.is_tracked(held):
                 todo.append(held)
+
+
+def test_a_tenant_whose_answers_are_longer_than_expected_waits_longer_for_its_next() -> None:
+    """Charged by what the engine counted, once it is known."""
+    here = serving(engines=1)
+    a, b = {wire.FAIRNESS_HEADER: "a"}, {wire.FAIRNESS_HEADER: "b"}
+    first, *others = [duplex_of(here, headers) for headers in (a, a, b, a, b, b)]
+    says(here, 1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000))
+    assert [bool(one.said) for one in (first, *others)] == [True] + [False] * 5
+    first.tell(response_headers({"content-type": "application/json"}))
+    first.tell(response_body(b'{"usage":{"prompt_tokens":5,"completion_tokens":3000,"total_tokens":3005}}'))
+    first.conversation.ended()
+    for _ in range(2):
+        says(here, 1, load(running=8, waiting=1, kv_usage=1.0, kv_capacity_tokens=10_000))
+    assert [bool(one.said) for one in others] == [False, True, False, True, True]
+
+
+def duplex_of(here: Serving, headers: dict[str, str]) -> Stream:
+    """A request whose proxy shows the picker all of it, and all of its answer."""
+    stream = here.stream()
+    stream.tell(modes(request_headers(headers), FULL_DUPLEX, FULL_DUPLEX), request_body(chat("m")))
+    return stream
