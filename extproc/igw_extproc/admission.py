@@ -24,7 +24,7 @@ from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_b
 from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
 from igw_extproc.overflow import SATURATED, Diverted, Overflow, in_time
-from igw_extproc.request_headers import credential, fairness_id
+from igw_extproc.request_headers import credential, fairness_id, without_credential
 
 # Seconds after which the proxy knows the first endpoint of a pool that had none. We mostly hear of it before.
 PROXY_LEARNS: Final = 1.0
@@ -140,7 +140,8 @@ class Admission:
         if flight is not None and _goes(line.queue, flight, wish, now):
             flight.goes()
             return self._director.answer(wish, flight, now)
-        waiting = _Waiting(applicant, wish._replace(allowed=[]), flight, request if view.standbys else None)
+        kept = without_credential(request) if view.standbys else None
+        waiting = _Waiting(applicant, wish._replace(allowed=[]), flight, kept)
         return self._wait(line, waiting, tenant(fairness_id(request), credential(request), self._salt), now, capacity)
 
     def leave(self, place: Place, now: float) -> None:

@@ -45,6 +45,13 @@ def credential(request: Arrived) -> str | None:
     return next((value for value in values if value), None)
 
 
+def without_credential(request: Arrived) -> Arrived:
+    """The same, to be kept."""
+    headers = {name: value for name, value in request.headers.items() if name not in wire.CREDENTIAL_HEADERS}
+    attributes = {name: value for name, value in request.attributes.items() if name not in CREDENTIAL_ATTRIBUTES}
+    return request._replace(headers=headers, attributes=attributes)
+
+
 _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"

@@ -8,6 +8,7 @@ import pytest
 
 from igw_api import wire
 from igw_api.objects import AnyObject, Queue
+from igw_api.standby import Standby
 from igw_extproc.domain import Ask, EngineLoad
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, load, members, model, policy, pool
@@ -419,10 +420,18 @@ def test_in_one_message_too_who_has_another_key_has_a_turn_before_the_rest_of_a_
     assert [len(stream.said) for stream in (*flood, other)] == [1, 0, 0, 1], "two keep a full engine's batch full"
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["one message", "headers"])
-def test_while_a_request_waits_nobody_has_its_key(whole: bool) -> None:
+@pytest.mark.parametrize(
+    ("whole", "standbys"),
+    [
+        pytest.param(False, (), id="one message"),
+        pytest.param(True, (), id="headers"),
+        pytest.param(True, (Standby("b1", "neighbour", pool="default/other"),), id="a standby may get it"),
+    ],
+)
+def test_while_a_request_waits_nobody_has_its_key(whole: bool, standbys: tuple[Standby, ...]) -> None:
     """Only a keyed digest. What the codec remembers of earlier messages has none either."""
     here, backwards = serving(), "-".join(("71tc", "ks"))
+    here.picking.serve(pool(), policy("prefix-cache", queue=DEFAULTS, standbys=standbys), *members(2), model("m"))
     key = backwards[::-1]
     stream = ask_for(here, authorization=f"Bearer {key}") if whole else one_message(here, key)
     del key
