@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-flood bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,9 @@ bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtua
 
 bench-queue: $(STAMP) ## Waiting in the picker, on simulated engines and a virtual clock (under 4 minutes)
 	@$(BIN)/python -m igw_bench.queueing
+
+bench-flood: $(STAMP) ## The picker's memory with 10,000 waiting requests of 400 KB, over both transports (a few minutes)
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m igw_bench.flood
 
 bench-live: $(STAMP) ## Placement policies over real sockets, beside the same offline (a quarter of an hour)
 	@$(BIN)/python -m igw_bench.command.live

@@ -80,6 +80,7 @@ async def _converse(call: "_Call", conversation: Conversation) -> None:
         while (message := await call.read()) is not None:
             call.answering = True
             conversation.receive(message)
+            del message  # a request may wait for long, and its body with it
             call.answering = False
             await call.flush()
         if not call.finished:
