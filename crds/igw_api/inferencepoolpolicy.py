@@ -108,8 +108,11 @@ class Queue(Strict):
     """How long a request may wait, from 100ms to 60s; then it is refused likewise."""
     retry_period: Annotated[str, Field(pattern=_SECONDS)] = "1s"
     """How often a place for waiting requests is looked for at least. Mostly it is found when it becomes free."""
-    retries: Annotated[int, Field(ge=0, le=100)] = 2
-    """How often a request that an engine fails is tried again at another one, before its answer has begun."""
+    retries: Annotated[int, Field(ge=0, le=5)] = 2
+    """How often a request that an engine fails is tried again at another one, before its answer has begun.
+
+    `retry` says when, and may say another number.
+    """
 
 
 class PoolPolicySpec(Strict):
@@ -152,7 +155,8 @@ class InferencePoolPolicy(ApiObject):
         chain = standbys(meta, spec.standby)
         late = _first_byte(spec.first_byte_timeout)
         placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain, late)
-        return (replace(placing, passive_health=passive_health(spec.passive_health), retry=retry(spec.retry)),)
+        tried = retry(spec.retry, (spec.queue or Queue()).retries)
+        return (replace(placing, passive_health=passive_health(spec.passive_health), retry=tried),)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:
@@ -164,7 +168,7 @@ def _queue(queue: Queue | None) -> objects.Queue | None:
         raise Invalid(("spec", "queue", "waitTimeout"), f"must be from 100ms to 60s, not {queue.wait_timeout}")
     if period < SHORTEST_WAIT:
         raise Invalid(("spec", "queue", "retryPeriod"), f"must be 100ms or more, not {queue.retry_period}")
-    return objects.Queue(queue.max_size, wait, period, queue.retries)
+    return objects.Queue(queue.max_size, wait, period)
 
 
 def _first_byte(text: str | None) -> float | None:

@@ -121,7 +121,6 @@ class Queue:
     max_size: int = 512
     wait_timeout: float = 10.0
     retry_period: float = 1.0
-    retries: int = 2
 
 
 @dataclass(frozen=True, slots=True)

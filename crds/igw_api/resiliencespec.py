@@ -62,8 +62,8 @@ class PassiveHealthSpec(Strict):
 class RetrySpec(Strict):
     """When and how often a request is tried again, at another endpoint. Never after its response has begun."""
 
-    attempts: Annotated[int, Field(ge=0, le=5)] = 2
-    """How often at most. 0: never."""
+    attempts: Annotated[int, Field(ge=0, le=5)] | None = None
+    """How often at most. 0: never. Without it, as often as `queue.retries` says."""
     statuses: Annotated[list[Retriable], Field(max_length=5)] = Field(
         default_factory=_unready, json_schema_extra={"default": [503]}
     )
@@ -100,12 +100,11 @@ def passive_health(spec: PassiveHealthSpec | None) -> resilience.PassiveHealth:
     )
 
 
-def retry(spec: RetrySpec | None) -> resilience.Retry:
-    """The same as the plan has it."""
-    if spec is None:
-        return resilience.Retry()
+def retry(spec: RetrySpec | None, attempts: int) -> resilience.Retry:
+    """The same as the plan has it. `attempts`: where the spec leaves them out."""
+    spec = spec if spec is not None else RetrySpec()
     return resilience.Retry(
-        attempts=spec.attempts,
+        attempts=spec.attempts if spec.attempts is not None else attempts,
         statuses=tuple(sorted(set(spec.statuses))),
         lost=spec.lost == "Retry",
         budget=spec.budget_percent / 100,

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import grpc.aio
+import orjson
 import psutil
 import uvloop
 import yaml
 
 from igw_api import wire
-from igw_bench.picker import PAGE, chat_body
+from igw_bench.picker import PAGE
 from igw_protos import ext_proc_pb2 as pb
 
 REQUESTS = 10_000
@@ -30,6 +31,7 @@ SIZE = 400_000
 AT_ONCE = 64
 CONNECTIONS = 4
 MB = 1e6
+_WORDS = "The quick brown fox jumps over the lazy dog. "
 _ATTRIBUTES = {"request.path": "/v1/chat/completions", "request.headers['content-type']": "application/json"}
 
 
@@ -139,7 +141,9 @@ class _Sender:
 
     async def _send(self, number: int) -> None:
         call: Any = self._channels[number % CONNECTIONS].stream_stream(wire.EXT_PROC_METHOD)()
-        for message in _messages(chat_body(self._size, number), self._duplex):
+        content = f"{number} {_WORDS * (self._size // len(_WORDS))}"
+        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": content}]})
+        for message in _messages(body, self._duplex):
             await call.write(message)
         self._at_once.release()
         await call.read()

@@ -23,7 +23,8 @@ spec:
   targetRefs: [{{group: inference.networking.x-k8s.io, name: {POOL}}}]
   scheduling: {{policy: round-robin}}
   passiveHealth: {{enabled: false}}
-  retry: {{attempts: 1, statuses: [503, 429], lost: Fail}}
+  queue: {{retries: 1}}
+  retry: {{statuses: [503, 429], lost: Fail}}
 """
 
 

@@ -22,9 +22,25 @@ def test_a_policy_is_for_pools_of_its_own_namespace() -> None:
 
 def test_a_queue_is_what_a_policy_asks_for_and_has_defaults() -> None:
     assert accepted(policy({"name": "a"}), Policy).queue is None
-    assert accepted(policy({"name": "a"}, queue={}), Policy).queue == Queue(512, 10.0, 1.0, 2)
+    assert accepted(policy({"name": "a"}, queue={}), Policy).queue == Queue(512, 10.0, 1.0)
     asked = {"maxSize": 10, "waitTimeout": "500ms", "retryPeriod": "2s", "retries": 0}
-    assert accepted(policy({"name": "a"}, queue=asked), Policy).queue == Queue(10, 0.5, 2.0, 0)
+    assert accepted(policy({"name": "a"}, queue=asked), Policy).queue == Queue(10, 0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "attempts"),
+    [
+        ({}, 2),
+        ({"queue": {}}, 2),
+        ({"queue": {"retries": 0}}, 0),
+        ({"queue": {"retries": 4}, "retry": {"lost": "Fail"}}, 4),
+        ({"queue": {"retries": 4}, "retry": {"attempts": 1}}, 1),
+    ],
+)
+def test_a_request_is_retried_as_often_as_the_queue_says_unless_the_retries_say_otherwise(
+    spec: dict[str, Any], attempts: int
+) -> None:
+    assert accepted(policy({"name": "a"}, **spec), Policy).retry.attempts == attempts
 
 
 def test_a_shadow_is_another_policy_for_all_requests_or_a_share_of_them() -> None:

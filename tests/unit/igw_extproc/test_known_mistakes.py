@@ -14,6 +14,7 @@ import pytest
 
 from igw_api import wire
 from igw_api.objects import Policy, Queue
+from igw_api.resilience import Retry
 from igw_api.split import Split
 from igw_extproc import openai
 from igw_extproc.cache_trust import ENOUGH, GOOD, WINDOW
@@ -174,7 +175,7 @@ def test_what_the_documentation_says_of_defaults_and_bounds_is_what_the_code_has
     text = " ".join((Path(__file__).parents[3] / "docs" / "policies.md").read_text().split())
     queue = Queue()
     written = f"maxSize: {queue.max_size}, waitTimeout: {queue.wait_timeout:g}s, retryPeriod: {queue.retry_period:g}s"
-    assert f"{written}, retries: {queue.retries}}}" in text
+    assert f"{written}, retries: {Retry().attempts}}}" in text
     assert DEFAULT_MAX_ENTRIES == 1_000_000 and "all together by a million" in text
     assert f"older than {STALE_AFTER:g} s" in text
     assert f"taken as {DEFAULT_KV_CAPACITY:,} tokens" in text
