@@ -63,7 +63,7 @@ bench-picker: $(STAMP) ## The picker's cost: CPU a request, latency, picks, scra
 bench-policies: $(STAMP) ## Placement policies on simulated engines and a virtual clock (under 5 minutes)
 	@$(BIN)/python -m igw_bench.policies $(ARGS)
 
-bench-queue: $(STAMP) ## Waiting in the picker, on simulated engines and a virtual clock (under 4 minutes)
+bench-queue: $(STAMP) ## Waiting in the picker, on simulated engines and a virtual clock (3 to 5 minutes)
 	@$(BIN)/python -m igw_bench.queueing
 
 bench-flood: $(STAMP) ## The picker's memory with 10,000 waiting requests of 400 KB, over both transports (a few minutes)
