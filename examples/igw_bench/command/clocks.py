@@ -25,7 +25,7 @@ def queue(speed: float) -> Queue:
 def limits(speed: float) -> Limits:
     """The same, as the picker has them."""
     asked = queue(speed)
-    return Limits(asked.max_size, asked.wait_timeout, asked.retry_period, asked.retries)
+    return Limits(asked.max_size, asked.wait_timeout, asked.retry_period)
 
 
 def split(policy: str, speed: float) -> Split:
