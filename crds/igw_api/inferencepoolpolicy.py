@@ -1,17 +1,31 @@
 """InferencePoolPolicy: what the standard kinds cannot say about a pool, in one attached resource of our own.
 
-A policy attachment: `targetRefs` name the InferencePools it is for, in its own namespace. Of two policies for one pool
-the older applies.
+A policy attachment: `targetRefs` name the InferencePools it is for, in its own namespace; or Gateways, whose requests
+shall need tokens. Of two policies for one pool the older applies.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from igw_api import objects
-from igw_api.meta import ApiObject, Invalid, LabelKey, Labels, PoolRef, Strict, pool_key, unique
-from igw_api.objects import Policy
+from igw_api.access import Access, secrets_named
+from igw_api.meta import (
+    GATEWAY_GROUP,
+    ApiObject,
+    Invalid,
+    LabelKey,
+    Labels,
+    ObjectMeta,
+    PoolRef,
+    Strict,
+    pool_key,
+    seconds_since_epoch,
+    unique,
+)
+from igw_api.objects import Key, Policy
 from igw_api.resiliencespec import PassiveHealthSpec, RetrySpec, passive_health, retry, seconds
 from igw_api.split import PrefillFailure, Split
 from igw_api.standbyspec import StandbySpec, standbys
@@ -41,7 +55,7 @@ _SECONDS = r"^[0-9]{1,5}(s|ms)$"
 
 
 class TargetRef(PoolRef):
-    """A pool that the policy is for."""
+    """A pool that the policy is for, or a Gateway (group gateway.networking.k8s.io), for `access` alone."""
 
 
 class Shadow(Strict):
@@ -119,7 +133,7 @@ class PoolPolicySpec(Strict):
     """The pools, and what applies to them."""
 
     target_refs: Annotated[list[TargetRef], Field(min_length=1, max_length=16)]
-    """The pools that the policy is for, in its own namespace."""
+    """The pools that the policy is for, in its own namespace. Gateways: for `access` alone."""
     scheduling: Scheduling = Field(default_factory=Scheduling, json_schema_extra={"default": {}})
     """How an endpoint is chosen for each request."""
     queue: Queue | None = None
@@ -137,6 +151,8 @@ class PoolPolicySpec(Strict):
     """When an endpoint that fails requests gets none for a while. Without it, by the defaults."""
     retry: RetrySpec | None = None
     """When a request is tried again at another endpoint. Without it, by the defaults."""
+    access: Access | None = None
+    """Lets only requests with a token pass. A pool's own tokens replace its Gateway's."""
 
 
 class InferencePoolPolicy(ApiObject):
@@ -148,7 +164,8 @@ class InferencePoolPolicy(ApiObject):
     def convert(self) -> tuple[Policy]:
         """The policy. Raises Invalid."""
         meta, spec = self.metadata, self.spec
-        pools = tuple(pool_key(meta, ref, ("targetRefs", index)) for index, ref in enumerate(spec.target_refs))
+        pools, gateways = _targets(meta, spec)
+        tokens = tuple(Key(meta.namespace, ref.name) for ref in spec.access.tokens) if spec.access else ()
         shadow = spec.scheduling.shadow
         compared = objects.Shadow(shadow.policy, shadow.sampling) if shadow is not None else None
         split, queue = _split(spec.scheduling), _queue(spec.queue)
@@ -156,7 +173,44 @@ class InferencePoolPolicy(ApiObject):
         late = _first_byte(spec.first_byte_timeout)
         placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain, late)
         tried = retry(spec.retry, (spec.queue or Queue()).retries)
-        return (replace(placing, passive_health=passive_health(spec.passive_health), retry=tried),)
+        resilient = replace(placing, passive_health=passive_health(spec.passive_health), retry=tried)
+        return (replace(resilient, gateways=gateways, access=tokens),)
+
+    @classmethod
+    def closed(cls, key: Key, data: Mapping[str, Any]) -> tuple[Policy, ...]:
+        """Its Secrets, where it asks for tokens: as far as they can be read."""
+        spec, meta = data.get("spec"), data.get("metadata")
+        if not isinstance(spec, Mapping) or not isinstance(meta, Mapping) or "access" not in spec:
+            return ()
+        refs = spec.get("targetRefs")
+        named = [ref for ref in refs if isinstance(ref, Mapping)] if isinstance(refs, list) else []
+        found = [
+            (ref.get("kind"), Key(key.namespace, name)) for ref in named if isinstance(name := ref.get("name"), str)
+        ]
+        pools = tuple(target for kind, target in found if kind != "Gateway")
+        gateways = tuple(target for kind, target in found if kind == "Gateway")
+        try:
+            created = seconds_since_epoch(meta.get("creationTimestamp")) or 0.0
+        except ValueError:
+            created = 0.0
+        return (Policy(key, pools, None, created, gateways=gateways, access=secrets_named(key, spec["access"])),)
+
+
+def _targets(meta: ObjectMeta, spec: PoolPolicySpec) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """The pools, and the Gateways. Raises Invalid."""
+    pools, gateways = [], []
+    for index, ref in enumerate(spec.target_refs):
+        if ref.kind != "Gateway":
+            pools.append(pool_key(meta, ref, ("targetRefs", index)))
+        elif ref.group != GATEWAY_GROUP:
+            raise Invalid(("spec", "targetRefs", index, "group"), f"must be {GATEWAY_GROUP} for a Gateway")
+        else:
+            gateways.append(Key(meta.namespace, ref.name))
+    placing = spec.model_copy(update={"target_refs": [], "access": None})
+    # Compared, because the API server fills in defaults.
+    if gateways and (spec.access is None or placing != PoolPolicySpec.model_construct(target_refs=[])):
+        raise Invalid(("spec",), "a policy for a Gateway has `access`, and nothing else besides `targetRefs`")
+    return tuple(pools), tuple(gateways)
 
 
 def _queue(queue: Queue | None) -> objects.Queue | None:

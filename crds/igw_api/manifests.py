@@ -37,13 +37,14 @@ _NAMESAKES: Final = frozenset({"Service", "Gateway"})
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One accepted document and the internal objects it gave: one, or an EndpointList's members."""
+    """One document and the internal objects it gave: one, or an EndpointList's members."""
 
     kind: str
     key: Key
     source: str
     line: int
     objects: tuple[AnyObject, ...]
+    closed: bool = False  # the document is bad, and this is what it closes
 
     @property
     def identity(self) -> tuple[str, Key]:
@@ -53,9 +54,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ParseResult:
-    """What one text gave. `ignored`: documents of kinds that mean nothing here, as `Kind namespace/name`."""
+    """What one text gave. `ignored`: documents of kinds that mean nothing here, as `Kind namespace/name`.
+
+    `closed`: what bad documents mean as long as nothing better is known of their objects.
+    """
 
     manifests: tuple[Manifest, ...] = ()
+    closed: tuple[Manifest, ...] = ()
     problems: tuple[Problem, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -77,6 +82,7 @@ def parse_data(data: Any, source: str) -> ParseResult:
 
 def _parsed(read: Iterable[Document | Unreadable], source: str) -> ParseResult:
     manifests: dict[tuple[str, Key], Manifest] = {}
+    closed: list[Manifest] = []
     problems: list[Problem] = []
     ignored: list[str] = []
     for document in read:
@@ -85,11 +91,13 @@ def _parsed(read: Iterable[Document | Unreadable], source: str) -> ParseResult:
                 ignored.append(found)
             elif isinstance(found, Problem):
                 problems.append(found)
+            elif found.closed:
+                closed.append(found)
             elif found.identity in manifests:
                 problems.append(_repeated(found, manifests[found.identity]))
             else:
                 manifests[found.identity] = found
-    return ParseResult(tuple(manifests.values()), tuple(problems), tuple(ignored))
+    return ParseResult(tuple(manifests.values()), tuple(closed), tuple(problems), tuple(ignored))
 
 
 def _repeated(again: Manifest, first: Manifest) -> Problem:
@@ -192,11 +200,20 @@ def _converted(item: _Item, model: type[ApiObject]) -> Iterator[Manifest | Probl
             # Errors about a mapping's key end in this mark.
             path = tuple(part for part in one["loc"] if part != "[key]")
             yield item.problem(wording(one, model), path)
+        yield from _closed(item, model)
     except Invalid as error:
         yield item.problem(error.message, error.path)
+        yield from _closed(item, model)
     else:
         key = Key("" if item.kind == "GatewayClass" else value.metadata.namespace, value.metadata.name)
         yield Manifest(item.kind, key, item.source, item.document.line_of(item.path), objects)
+
+
+def _closed(item: _Item, model: type[ApiObject]) -> Iterator[Manifest]:
+    key = item.key
+    objects = tuple(model.closed(key, item.data)) if key is not None else ()
+    if key is not None and objects:
+        yield Manifest(item.kind, key, item.source, item.document.line_of(item.path), objects, closed=True)
 
 
 Results = Mapping[str, ParseResult]  # by source, that is, by file
@@ -241,4 +258,7 @@ def collect(results: Results) -> tuple[ObjectSet, tuple[Problem, ...]]:
             continue
         first.update({(type(one), one.key): manifest for one in manifest.objects})
         objects.extend(manifest.objects)
+    for manifest in (one for result in results.values() for one in result.closed):
+        if not any((type(one), one.key) in first for one in manifest.objects):
+            objects.extend(manifest.objects)
     return ObjectSet.of(objects), tuple(problems)

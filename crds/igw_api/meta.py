@@ -150,6 +150,12 @@ class ApiObject(Strict):
         """The internal model's values for this object. Raises Invalid."""
         raise NotImplementedError
 
+    @classmethod
+    def closed(cls, key: Key, data: Mapping[str, Any]) -> Sequence[AnyObject]:
+        """What an object of this kind that is not valid, and never was, must mean all the same: what it closes."""
+        del key, data
+        return ()
+
 
 class PoolRef(Strict):
     """The InferencePool that an object belongs to, in the object's own namespace."""

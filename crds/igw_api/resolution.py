@@ -74,6 +74,15 @@ def winning_policies(policies: Collection[Policy]) -> dict[Key, Policy]:
     return {pool: won for pool in named if (won := winning_policy(pool, policies)) is not None}
 
 
+def winning_access(target: Key, policies: Iterable[Policy], *, gateway: bool = False) -> tuple[Key, ...]:
+    """The Secrets with the tokens that a pool's requests need, or a Gateway's. Empty: it asks for none."""
+    if gateway:
+        winner = min((one for one in policies if target in one.gateways), key=age, default=None)
+    else:
+        winner = winning_policy(target, policies)
+    return winner.access if winner is not None else ()
+
+
 def splits(policies: Collection[Policy]) -> dict[Key, Split]:
     """How requests are divided, by pool: those where the policy that applies says so."""
     asked = {pool for one in policies if one.split is not None for pool in one.pools}

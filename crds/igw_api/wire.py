@@ -35,6 +35,9 @@ POOL_HEADER: Final = "x-igw-pool"
 # Picker -> proxy: the tokens that a response cost, a number in `envoy.lb` metadata with the body's end.
 REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 
+# Proxy -> picker and engine: the name of the client whose token the request had.
+CLIENT_HEADER: Final = "x-igw-client"
+
 # Picker -> its own first-byte filter: which lease a response belongs to.
 LEASE_HEADER: Final = "x-igw-lease"
 
@@ -72,8 +75,15 @@ UNTOLD_HEADERS: Final = (
     "openai-project",
 )
 
-# What no client may send: it would choose a destination, a prefiller, a pool or another request's lease.
-PRIVATE_HEADERS: Final = (DESTINATION_HEADER, LEASE_HEADER, POOL_HEADER, PREFILLER_HEADER, PREFILL_FAILURE_HEADER)
+# What no client may send: it would choose a destination, a prefiller, a pool or another request's lease, or be another.
+PRIVATE_HEADERS: Final = (
+    DESTINATION_HEADER,
+    LEASE_HEADER,
+    POOL_HEADER,
+    CLIENT_HEADER,
+    PREFILLER_HEADER,
+    PREFILL_FAILURE_HEADER,
+)
 
 # Attributes of an ext_proc message live under the filter's name.
 EXT_PROC_FILTER: Final = "envoy.filters.http.ext_proc"

@@ -37,11 +37,11 @@ def fairness_id(request: Arrived) -> str | None:
 
 
 def credential(request: Arrived) -> str | None:
-    """The API key that it comes with. A secret: nothing may keep it, log it or show it."""
+    """The API key that it comes with, or where the proxy has taken that, whose it was. Nothing may keep or show it."""
     if request.headers:
-        values = (request.headers.get(name) for name in wire.CREDENTIAL_HEADERS)
+        values = (request.headers.get(name) for name in (wire.CLIENT_HEADER, *wire.CREDENTIAL_HEADERS))
     else:
-        values = (request.attributes.get(name) for name in CREDENTIAL_ATTRIBUTES)
+        values = (request.attributes.get(name) for name in (_CLIENT, *CREDENTIAL_ATTRIBUTES))
     return next((value for value in values if value), None)
 
 
@@ -56,5 +56,6 @@ _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"
 _REWRITE = f"request.headers['{wire.MODEL_REWRITE_HEADER}']"
+_CLIENT = f"request.headers['{wire.CLIENT_HEADER}']"
 _SESSION = f"request.headers['{wire.SESSION_HEADER}']"
 _FAIRNESS = f"request.headers['{wire.FAIRNESS_HEADER}']"

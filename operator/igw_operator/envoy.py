@@ -22,6 +22,11 @@ _REASON = re.compile(
 )
 
 
+# At level debug the first three would write the headers of every request, and with them its token; the last one a line
+# for each line, since the log is in the directory that Envoy watches.
+_QUIET = ("http:info", "http2:info", "router:info", "file:info")
+
+
 class EnvoyMissing(Exception):
     """There is no Envoy binary to run."""
 
@@ -52,7 +57,7 @@ def command(binary: Path, bootstrap: Path, *, drain: float, log_level: str, conc
         *("--drain-time-s", str(int(drain)), "--drain-strategy", "immediate"),
         *("--log-level", log_level),
         # A picker that is down is reported once by us, not once per request.
-        *("--component-log-level", "ext_proc:error"),
+        *("--component-log-level", ",".join(("ext_proc:error", *(_QUIET if log_level == "debug" else ())))),
         *workers,
     )
 

@@ -112,7 +112,7 @@ def _gist(one: Rendered) -> Any:
     if kind == "ConfigMap":
         objects = json.loads(one.manifest["data"]["objects.json"])
         return {"leads": objects["leads"], "pools": [".".join(pool["key"]) for pool in objects["pools"]]}
-    if kind in ("HTTPRoute", "Service", "HTTPRouteFilter"):
+    if kind in ("HTTPRoute", "Service", "HTTPRouteFilter", "SecurityPolicy"):
         return spec
     if kind == "EndpointSlice":
         return one.manifest["endpoints"]

@@ -31,6 +31,7 @@ _PHASES: Final[Mapping[str, Phase]] = {
     "EnvoyExtensionPolicy": Phase.LISTENER_POLICY,
     "ClientTrafficPolicy": Phase.LISTENER_POLICY,
     "EnvoyPatchPolicy": Phase.LISTENER_POLICY,
+    "SecurityPolicy": Phase.LISTENER_POLICY,
     "BackendTrafficPolicy": Phase.BACKEND_POLICY,
     "HTTPRouteFilter": Phase.BACKEND_POLICY,
 }

@@ -12,7 +12,7 @@ from igw_api.objects import Key
 from igw_api.objectset import ObjectSet
 from igw_operator.controller.changes import Changes, Settled, find_changes
 from igw_operator.controller.inventory import Inventory
-from igw_operator.controller.occupied import occupied
+from igw_operator.controller.occupied import occupied, unguarded
 from igw_operator.controller.resources import RENDERED, SERVICE
 from igw_operator.controller.store import Body, View, is_ours
 from igw_operator.plan.attachments import in_force
@@ -54,7 +54,11 @@ def decide(
 ) -> Decision:
     """What is meant, and how the cluster differs from it. `taken`: names that are somebody else's."""
     plan, conditions = build_plan(
-        inventory.objects, controller=rules.controller_name, occupied=occupied(view), sees_secrets=False
+        inventory.objects,
+        controller=rules.controller_name,
+        occupied=occupied(view),
+        unguarded=unguarded(view),
+        sees_secrets=False,
     )
     observed = observe(view, taken, awaited(pickers(plan)))
     rendered = render(plan, inventory.objects, observed, rules.options)

@@ -6,20 +6,29 @@ one, stays: then theirs is refused.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from igw_api.meta import seconds_since_epoch
 from igw_api.objects import Key
-from igw_operator.controller.resources import LISTENER_POLICIES
+from igw_operator.controller.resources import LISTENER_POLICIES, SECURITY_POLICY, Resource
 from igw_operator.controller.store import Body, View, is_ours, key_of
 from igw_operator.plan.build import Place
 
 
 def occupied(view: View) -> Mapping[Place, str]:
     """Of each listener that others' policies hold, which one does, by kind and name."""
+    return _held(view, LISTENER_POLICIES)
+
+
+def unguarded(view: View) -> Mapping[Place, str]:
+    """The same for policies that ask for tokens: ours would have no effect there."""
+    return _held(view, (SECURITY_POLICY,))
+
+
+def _held(view: View, resources: Iterable[Resource]) -> Mapping[Place, str]:
     found: dict[Place, str] = {}
-    for resource in LISTENER_POLICIES:
+    for resource in resources:
         rivals: dict[Place, list[Body]] = defaultdict(list)
         for body in view.of(resource).values():
             for place in _places(body):

@@ -108,6 +108,7 @@ LISTENER_POLICIES: Final = (
     _envoy("ClientTrafficPolicy", "clienttrafficpolicies", Whose.BOTH),
     _envoy("EnvoyExtensionPolicy", "envoyextensionpolicies", Whose.BOTH),
 )
+SECURITY_POLICY: Final = _envoy("SecurityPolicy", "securitypolicies", Whose.BOTH)
 # Each kind that we create.
 RENDERED: Final = (
     CONFIG_MAP,
@@ -122,6 +123,7 @@ RENDERED: Final = (
     _envoy("Backend", "backends"),
     *LISTENER_POLICIES,
     _envoy("EnvoyPatchPolicy", "envoypatchpolicies"),
+    SECURITY_POLICY,
     ROUTE,
 )
 WATCHED: Final = (*DECLARED, GATEWAY_CLASS, GATEWAY, *RENDERED)

@@ -39,7 +39,9 @@ def _model(model: Model, objects: ObjectSet, losers: Mapping[Key, Model]) -> Con
 def _policy(policy: Policy, objects: ObjectSet) -> Condition:
     kind = "InferencePoolPolicy"
     missing = [_missing(pool, objects) for pool in policy.pools if pool not in objects.pools]
+    missing += [f"no Gateway {gateway}" for gateway in policy.gateways if gateway not in objects.gateways]
     held = [told for pool in policy.pools if (told := _held(policy, pool, objects))]
+    held += [told for gateway in policy.gateways if (told := _held_gateway(policy, gateway, objects))]
     force = [str(pool) for pool in in_force(policy, objects)]
     told = "; ".join([*([f"in force for {', '.join(force)}"] if force else []), *held, *missing])
     if force:
@@ -48,9 +50,21 @@ def _policy(policy: Policy, objects: ObjectSet) -> Condition:
 
 
 def in_force(policy: Policy, objects: ObjectSet) -> tuple[Key, ...]:
-    """The pools that the policy applies to."""
+    """The pools and Gateways that the policy applies to."""
     policies: Iterable[Policy] = objects.policies.values()
-    return tuple(pool for pool in policy.pools if pool in objects.pools and winning_policy(pool, policies) == policy)
+    pools = (pool for pool in policy.pools if pool in objects.pools and winning_policy(pool, policies) == policy)
+    found = (gateway for gateway in policy.gateways if gateway in objects.gateways)
+    return (*pools, *(gateway for gateway in found if _of_gateway(gateway, objects) == policy))
+
+
+def _of_gateway(gateway: Key, objects: ObjectSet) -> Policy:
+    return min((one for one in objects.policies.values() if gateway in one.gateways), key=age)
+
+
+def _held_gateway(policy: Policy, gateway: Key, objects: ObjectSet) -> str:
+    winner = _of_gateway(gateway, objects)
+    held = gateway in objects.gateways and winner != policy
+    return f"InferencePoolPolicy {winner.key}, which is older, applies to Gateway {gateway}" if held else ""
 
 
 def _held(policy: Policy, pool: Key, objects: ObjectSet) -> str:

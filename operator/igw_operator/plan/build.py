@@ -28,11 +28,13 @@ from igw_api.resolution import age, winning_policies, winning_policy
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.attachments import attachment_conditions
 from igw_operator.plan.backends import Catalog
+from igw_operator.plan.guards import find_guards, secret_conditions
 from igw_operator.plan.model import (
     Cluster,
     Condition,
     Destination,
     GatewayPlan,
+    Guards,
     Placement,
     PlannedListener,
     PlannedRoute,
@@ -56,6 +58,8 @@ class _Draft:
     occupied: Mapping[Place, str]
     standbys: Standbys
     timed: frozenset[Key]  # pools that limit the time to the first byte
+    unguarded: Mapping[Place, str]
+    guards: Guards
     attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
     clusters: dict[str, Cluster] = field(default_factory=dict)
     conditions: dict[Condition, None] = field(default_factory=dict)  # each once, in order
@@ -100,11 +104,13 @@ def build_plan(
     controller: str | None = None,
     occupied: Mapping[Place, str] = MappingProxyType({}),
     sees_secrets: bool = True,
+    unguarded: Mapping[Place, str] = MappingProxyType({}),
 ) -> tuple[GatewayPlan, tuple[Condition, ...]]:
     """The plan and the conditions. Nothing here raises: what cannot be honoured is a condition.
 
     `controller`: only Gateways whose class names it; None: all, whatever their class. `occupied`: listeners that no
-    pool may have, and what holds them. `sees_secrets`: whether `objects` has all Secrets.
+    pool may have, and what holds them; `unguarded`: that none may have which depends on the Gateway's tokens.
+    `sees_secrets`: whether `objects` has all Secrets.
     """
     draft = _Draft(
         catalog=Catalog(
@@ -118,6 +124,8 @@ def build_plan(
         occupied=occupied,
         standbys=find_standbys(objects, sees_secrets=sees_secrets),
         timed=_timed(objects),
+        unguarded=unguarded,
+        guards=find_guards(objects),
     )
     pools = sorted(objects.pools.values(), key=age)
     _attach_pools(draft, pools, objects)
@@ -133,8 +141,11 @@ def build_plan(
         sites=sites,
         providers=tuple(standbys.providers[name] for name in sorted(standbys.providers)),
         standbys=standbys.keys,
+        guards=draft.guards,
     )
     conditions = [*draft.conditions, *standbys.conditions, *attachment_conditions(objects, draft.losers)]
+    if sees_secrets:
+        conditions += secret_conditions(objects)
     return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
@@ -162,7 +173,7 @@ def _attach_pools(draft: _Draft, pools: Iterable[Pool], objects: ObjectSet) -> N
         else:
             wanting[pool.attach_to][pool.key] = seats
     for wanted, found in wanting.items():
-        sharing = share((objects.pools[key] for key in found), objects.models.values())
+        sharing = share((objects.pools[key] for key in found), objects.models.values(), objects.policies.values())
         for key, why in sharing.refused.items():
             message = f"port {wanted.port} of Gateway {wanted.gateway} {why}; attach this one to another port"
             draft.say(objects.pools[key], "Accepted", "Conflicted", message, parent=wanted.gateway)
@@ -176,9 +187,11 @@ def _seats(draft: _Draft, pool: Pool, wanted: AttachTo, objects: ObjectSet) -> t
         return Refused("NotSupportedByParent", f"Gateway {other.key} has class {other.class_name}, which is not ours")
     seats = find_seats(draft.gateways, pool.key, RouteParent(wanted.gateway, port=wanted.port))
     if not isinstance(seats, Refused):
+        depends = wanted.gateway in draft.guards.gateways and pool.key not in draft.guards.pools
+        held = {**(draft.unguarded if depends else {}), **draft.occupied}
         for place in ((seat.gateway, seat.listener.name) for seat in seats):
-            if place in draft.occupied:
-                told = f"{draft.occupied[place]} is for listener {place[1]} of Gateway {place[0]} already"
+            if place in held:
+                told = f"{held[place]} is for listener {place[1]} of Gateway {place[0]} already"
                 return Refused("Conflicted", f"{told}; remove it, or attach the pool to another port")
     return seats
 

@@ -4,6 +4,7 @@
 here, so that every renderer spells the same ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from igw_api.objects import LONGEST_WAIT, FailureMode, Key, RouteMatch
@@ -120,6 +121,30 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """Only requests with a token of one of these Secrets pass. `digests`: client and SHA-256 of each token, sorted.
+
+    `digests` is empty where a proxy of somebody else's reads the Secrets, and where there are none: then nobody passes.
+    """
+
+    secrets: tuple[Key, ...]
+    digests: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Who needs a token: pools, and Gateways for all that leads to no pool with tokens of its own."""
+
+    pools: Mapping[Key, Guard] = field(default_factory=dict)
+    gateways: Mapping[Key, Guard] = field(default_factory=dict)
+
+    def of(self, gateway: Key, pool: Key | None) -> Guard | None:
+        """What a request on a Gateway needs that is for a pool, or for something else. None: nothing."""
+        own = self.pools.get(pool) if pool is not None else None
+        return own or self.gateways.get(gateway)
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The proxy answers by itself, with an error that clients can parse."""
 
@@ -207,6 +232,7 @@ class GatewayPlan:
     sites: tuple[Site, ...] = ()
     providers: tuple[ProviderCluster, ...] = ()
     standbys: frozenset[str] = frozenset()  # the keys that pickers may name
+    guards: Guards = field(default_factory=Guards)
     picker: PickerRules = field(default_factory=PickerRules)
     keepalive: Keepalive = field(default_factory=Keepalive)
     # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.

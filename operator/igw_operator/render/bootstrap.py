@@ -20,6 +20,7 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 
 from igw_api import wire
 from igw_operator.plan.model import GatewayPlan, PlannedListener
+from igw_operator.render.access import ACCESS_FILTER, access_filter
 from igw_operator.render.clusters import cluster, eds_file, endpoints, picker_cluster, static_cluster, tcp_keepalive
 from igw_operator.render.files import Surroundings, file_source, resources, seconds, socket_address, text, typed
 from igw_operator.render.filters import (
@@ -134,6 +135,7 @@ def _connection_manager(
 
 def _filters(plan: GatewayPlan) -> list[hcm_v3.HttpFilter]:
     by_route = {
+        ACCESS_FILTER: access_filter(),
         PLACEMENT_FILTER: placement_filter(plan.picker),
         HOLD_FILTER: hold_filter(plan.picker),
         FIRST_BYTE_FILTER: first_byte_filter(plan.picker),

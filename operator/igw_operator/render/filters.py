@@ -44,6 +44,7 @@ REQUEST_ATTRIBUTES = [
             wire.FAIRNESS_HEADER,
             wire.SESSION_HEADER,
             *wire.CREDENTIAL_HEADERS,
+            wire.CLIENT_HEADER,
         )
     ),
 ]

@@ -27,6 +27,7 @@ from igw_operator.plan.model import (
     Resilience,
     Site,
 )
+from igw_operator.render.access import guarded
 from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
 from igw_operator.render.filters import placed, placed_by_headers
@@ -72,7 +73,7 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
             route_v3.VirtualHost(
                 name=host.hostname,
                 domains=[host.hostname],
-                routes=[entry for route in host.routes for entry in _routes(route, plan, clusters)],
+                routes=[entry for route in host.routes for entry in _routes(route, listener, plan, clusters)],
                 request_body_buffer_limit=plan.max_body_kept,
             )
             for host in listener.hosts
@@ -87,14 +88,21 @@ def _told(name: str) -> core_v3.HeaderValueOption:
     return core_v3.HeaderValueOption(header=core_v3.HeaderValue(key=name, value=value), append_action=overwrite)
 
 
-def _routes(route: PlannedRoute, plan: GatewayPlan, clusters: Mapping[str, Cluster]) -> Iterator[route_v3.Route]:
+def _routes(
+    route: PlannedRoute, listener: PlannedListener, plan: GatewayPlan, clusters: Mapping[str, Cluster]
+) -> Iterator[route_v3.Route]:
     total = sum(destination.weight for destination in route.destinations)
     taken = 0
     for destination in route.destinations:
         taken += destination.weight
         # Envoy draws once per request and compares with each route's bound in turn, so bounds are cumulative.
         share = round(taken / total * MILLION)
-        yield from _share(route, destination, None if share == MILLION else share, plan, clusters)
+        pool = destination.placement.pool if destination.placement else None
+        guard = guarded(plan.guards.of(listener.gateway, pool))
+        for entry in _share(route, destination, None if share == MILLION else share, plan, clusters):
+            # Also on what the proxy answers by itself: which routes there are is nobody's business.
+            entry.typed_per_filter_config |= guard
+            yield entry
 
 
 def _share(

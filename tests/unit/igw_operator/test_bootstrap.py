@@ -8,6 +8,7 @@ import pytest
 
 from igw_operator.envoy import ConfigRefused, find_binary, validate
 from igw_operator.plan.model import GatewayPlan
+from igw_operator.render.access import ACCESS_FILTER
 from igw_operator.render.bootstrap import bootstrap, everything, resource_files
 from igw_operator.render.filters import FIRST_BYTE_FILTER, HOLD_FILTER, PLACEMENT_FILTER
 from igw_testing.plans import endpoints, gateway, http_route, plan_of, pool, service, surroundings
@@ -75,7 +76,7 @@ def test_the_pickers_filters_are_off_until_a_route_turns_them_on() -> None:
     ours = {PLACEMENT_FILTER, HOLD_FILTER, FIRST_BYTE_FILTER}
     for listener in json.loads(files["lds.json"])["resources"]:
         filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-        assert {one["name"] for one in filters if one.get("disabled")} == ours
+        assert {one["name"] for one in filters if one.get("disabled")} == {*ours, ACCESS_FILTER}
     (plain,) = route_entries(files[RDS_80])
     assert "typed_per_filter_config" not in plain
     *by_headers, placed = route_entries(files[RDS_81])

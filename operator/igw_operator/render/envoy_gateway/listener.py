@@ -10,6 +10,7 @@ from typing import Any
 from igw_api import wire
 from igw_api.meta import GATEWAY_GROUP
 from igw_operator.plan.model import GatewayPlan, Keepalive, PickerRules, Site
+from igw_operator.render.envoy_gateway.access import api_keys
 from igw_operator.render.envoy_gateway.manifests import duration, manifest
 from igw_operator.render.envoy_gateway.names import Names, site_labels
 from igw_operator.render.envoy_gateway.picker import GRPC_PORT, cannot_be_asked
@@ -31,6 +32,7 @@ FORWARDED = (
     wire.FAIRNESS_HEADER,
     wire.SESSION_HEADER,
     *wire.CREDENTIAL_HEADERS,
+    wire.CLIENT_HEADER,
 )
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
 LOG_TYPE = "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
@@ -46,6 +48,9 @@ def listener_objects(
     targets = [{**target, "sectionName": site.listener}]
     client = {"targetRefs": targets, **_client_rules(plan)}
     yield Rendered(Phase.LISTENER_POLICY, manifest("ClientTrafficPolicy", key, labels, spec=client))
+    if guard := plan.guards.gateways.get(site.gateway):
+        security = {"targetRefs": targets, **api_keys(guard)}
+        yield Rendered(Phase.LISTENER_POLICY, manifest("SecurityPolicy", key, labels, spec=security))
     extension = {"targetRefs": targets, "extProc": [_ext_proc(names.front(site).name, plan.picker)]}
     # Without an endpoint behind it the filter would be left out now, and added later at the cost of a drain.
     waits = cannot_be_asked(site, names, observed)

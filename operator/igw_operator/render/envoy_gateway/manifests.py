@@ -27,6 +27,7 @@ API_VERSIONS: Final[Mapping[str, str]] = {
     "EnvoyExtensionPolicy": _ENVOY,
     "EnvoyPatchPolicy": _ENVOY,
     "Backend": _ENVOY,
+    "SecurityPolicy": _ENVOY,
     "HTTPRoute": f"{GATEWAY_GROUP}/v1",
 }
 

@@ -10,6 +10,7 @@ from igw_api.objectset import ObjectSet
 from igw_api.resolution import splits
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
 from igw_operator.plan.standbys import only_led_to
+from igw_operator.render.envoy_gateway.access import security_policy
 from igw_operator.render.envoy_gateway.listener import listener_objects
 from igw_operator.render.envoy_gateway.names import Names, names_of
 from igw_operator.render.envoy_gateway.picker import cannot_be_asked, picker_objects
@@ -45,7 +46,11 @@ def _all(
             pool = objects.pools[key]
             resilience = treatments.get(f"pool/{key}", Resilience())
             split = divisions.get(key)
-            yield from pool_objects(site, pool, plan, names, resilience=resilience, split=split, early=early)
+            made = pool_objects(site, pool, plan, names, resilience=resilience, split=split, early=early)
+            policy = security_policy(site, key, plan.guards, names)
+            # Without its tokens nothing may lead to a pool. Whose name is in the way, the status says.
+            open_to_all = policy is not None and ("SecurityPolicy", policy) in observed.foreign
+            yield from (one for one in made if not open_to_all or one.identity[0] != "HTTPRoute")
             yield from extension_objects(site, pool, names, observed)
         yield from standby_objects(site, objects, plan, names, options, early=early)
 
@@ -59,7 +64,7 @@ def served(site: Site, objects: ObjectSet, names: Names, observed: Observed, opt
         *(one for one in objects.models.values() if one.pool in pools),
         *(one for one in objects.objectives.values() if one.pool in pools),
         *(one for one in objects.rewrites.values() if one.pool in pools),
-        *(one for one in policies.values() if any(pool in pools for pool in one.pools)),
+        *(one for one in policies.values() if site.gateway in one.gateways or pools & set(one.pools)),
     ]
     route, where = lead(site, objects.pools[site.pools[0]], names)
     return ObjectSet.of(kept, {route: where})

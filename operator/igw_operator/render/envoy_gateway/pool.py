@@ -15,6 +15,7 @@ from igw_api.resilience import PassiveHealth, Retry
 from igw_api.split import Split
 from igw_operator.plan.backends import H2C
 from igw_operator.plan.model import GatewayPlan, Resilience, Site
+from igw_operator.render.envoy_gateway.access import api_keys, refusal
 from igw_operator.render.envoy_gateway.listener import limits, tcp_keepalive
 from igw_operator.render.envoy_gateway.manifests import ENVOY_GROUP, duration, endpoint_slice, manifest
 from igw_operator.render.envoy_gateway.names import Names, pool_labels, site_labels
@@ -42,8 +43,12 @@ def pool_objects(
     yield Rendered(Phase.FOUNDATION, manifest("Service", names.service(pool.key), labels, spec=_endpoints(pool, split)))
     key = names.route(site, pool.key)
     target = {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": key.name}
-    policy = {"targetRefs": [target], **_treatment(resilience, plan)}
+    guarded = refusal() if plan.guards.of(site.gateway, pool.key) else {}
+    policy = {"targetRefs": [target], **_treatment(resilience, plan), **guarded}
     yield Rendered(Phase.BACKEND_POLICY, manifest("BackendTrafficPolicy", key, labels, spec=policy))
+    if guard := plan.guards.pools.get(pool.key):
+        security = {"targetRefs": [target], **api_keys(guard)}
+        yield Rendered(Phase.BACKEND_POLICY, manifest("SecurityPolicy", key, labels, spec=security))
     if refuses(site, pool):
         yield Rendered(Phase.BACKEND_POLICY, manifest("HTTPRouteFilter", key, labels, spec=_refusal()))
     route = manifest("HTTPRoute", key, labels, spec=_route(site, pool, names))

@@ -61,7 +61,7 @@ def _attached(one: Declared, planned: Condition | None, facts: Facts, time: str)
     references = _references(policy, facts) if policy is not None else ()
     status: Json = {"conditions": _timed((said, *references), one.status.get("conditions"), one.generation, time)}
     if policy is not None:
-        status["pools"] = [pool.name for pool in in_force(policy, facts.objects)]
+        status["pools"] = [key.name for key in in_force(policy, facts.objects) if key in facts.objects.pools]
     return status
 
 

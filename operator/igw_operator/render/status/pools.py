@@ -11,6 +11,7 @@ from typing import Any
 
 from igw_api.objects import BackendKind, FailureMode, Key, Pool, addresses
 from igw_operator.plan.model import Condition, Site
+from igw_operator.render.envoy_gateway.access import security_policy
 from igw_operator.render.envoy_gateway.names import Names, names_of
 from igw_operator.render.envoy_gateway.values import Identity
 from igw_operator.render.status.values import Entry, Facts, Said
@@ -19,6 +20,7 @@ ACCEPTED = "Accepted"
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 _SITE_KINDS = ("ConfigMap", "ServiceAccount", "Role", "RoleBinding", "Service", "Deployment")
 _POLICY_KINDS = ("ClientTrafficPolicy", "EnvoyExtensionPolicy")
+_JUDGED_KINDS = ("BackendTrafficPolicy", "SecurityPolicy", "HTTPRoute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Pools:
         for picker in (self.names.site(site) for site in sites):
             if picker in self.facts.observed.awaited:
                 return _pending(f"the first Pod of Deployment {picker}")
-        return self._judged([one for one in needed if one[0] in (*_POLICY_KINDS, "BackendTrafficPolicy", "HTTPRoute")])
+        return self._judged([one for one in needed if one[0] in (*_POLICY_KINDS, *_JUDGED_KINDS)])
 
     def _needed(self, pool: Pool, site: Site) -> Iterator[Identity]:
         """What must be ours for the pool to work."""
@@ -77,6 +79,8 @@ class Pools:
         yield from ((kind, picker) for kind in (*_SITE_KINDS, *_POLICY_KINDS))
         yield from (("Service", self.names.front(site)), ("Service", self.names.service(pool.key)))
         yield from (("BackendTrafficPolicy", route), ("HTTPRoute", route))
+        if policy := security_policy(site, pool.key, self.facts.plan.guards, self.names):
+            yield "SecurityPolicy", policy
 
     def _judged(self, needed: Iterable[Identity]) -> Said:
         """What Envoy Gateway says of our objects: the first refusal, else what it has not said anything of yet."""
