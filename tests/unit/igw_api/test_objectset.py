@@ -55,6 +55,8 @@ def values(type_: Any) -> st.SearchStrategy[Any]:
     match get_origin(type_), get_args(type_):
         case (origin, (item, end)) if origin is tuple and end is Ellipsis:
             return st.lists(values(item), max_size=3).map(tuple)
+        case (origin, items) if origin is tuple:
+            return st.tuples(*map(values, items))
         case (origin, options) if origin in (Union, UnionType):
             return st.one_of([values(option) for option in options])
     return st.from_type(type_)
