@@ -6,6 +6,7 @@ Called by `conversation` for every message. What our own Envoy's two filters say
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from http import HTTPStatus
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -96,9 +97,13 @@ def _beside(request: pb.ProcessingRequest) -> _Beside:
 
 
 def decode_tries(data: bytes) -> list[Try]:
-    """One message of the proxy's log of tries. Raises MalformedMessage."""
+    """The failures of one message of the proxy's log of tries. Raises MalformedMessage.
+
+    A connection that was upgraded has no end but that somebody closes it: then nothing has failed.
+    """
     message = _parse(access_log_pb2.StreamAccessLogsMessage, data)
-    return [_try(entry) for entry in message.http_logs.log_entry]
+    tries = map(_try, message.http_logs.log_entry)
+    return [one for one in tries if one.status != HTTPStatus.SWITCHING_PROTOCOLS]
 
 
 def _try(entry: access_log_pb2.HttpLogEntry) -> Try:

@@ -1,14 +1,10 @@
-"""The command line: `igw NAME` runs the entry point NAME of the group `igw.commands`; `igw up` lives here.
-
-The other commands belong to other packages, which this one does not import: the planes share a command line only.
-"""
+"""The command `igw up`: its words are read here, and become `UpSettings`. Called by `commands`."""
 
 import asyncio
 import re
 import shlex
 import sys
 from enum import StrEnum
-from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,7 +19,6 @@ from igw_operator.settings import UpSettings, picker_module
 from igw_operator.standalone import EXIT_REFUSED
 from igw_operator.standalone import up as run_up
 
-GROUP = "igw.commands"
 LAST_PORT: Final = 65535
 
 
@@ -41,35 +36,6 @@ class Level(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-def main() -> None:
-    """The `igw` command: the first word names the command, the rest is its own."""
-    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("--help", "-h"):
-        print(_usage(commands))
-        return
-    if name not in commands:
-        print(f"igw: no command {name!r}; there are {', '.join(sorted(commands))}", file=sys.stderr)
-        sys.exit(EXIT_REFUSED)
-    sys.argv = [f"igw {name}", *sys.argv[2:]]
-    commands[name].load()()
-
-
-def _usage(commands: dict[str, EntryPoint]) -> str:
-    lines = ["usage: igw COMMAND [OPTIONS]", "", "commands (igw COMMAND --help says more):"]
-    return "\n".join([*lines, *(f"  {name:8} {_SUMMARIES.get(name, '')}".rstrip() for name in sorted(commands))])
-
-
-# Here, not at the commands: the help must not load every plane.
-_SUMMARIES = {
-    "up": "run the gateway on this machine from manifest files",
-    "picker": "run the endpoint picker alone",
-    "operator": "run the operator of a Kubernetes cluster",
-    "sim": "run simulated engines",
-    "demo": "gateway and simulated engines in one command",
-}
 
 
 def up() -> None:

@@ -136,7 +136,7 @@ async def test_a_missing_envoy_is_a_clear_refusal_with_the_next_step(tmp_path: P
         manifests = write_users_manifests(tmp_path / "manifests", [engine.address])
         words = command(manifests, tmp_path / "state")
         script = f"import sys; sys.modules['envoy'] = None; sys.argv = {words[2:]}; "
-        script += "from igw_operator.cli import main; main()"
+        script += "from igw_operator.commands import main; main()"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )

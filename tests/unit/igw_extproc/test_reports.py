@@ -74,6 +74,13 @@ def test_an_entry_is_read_as_a_try() -> None:
     assert pb.ResponseFlags.FromString(unknown).ListFields() == []
 
 
+def test_a_websocket_that_somebody_closes_has_not_failed() -> None:
+    """Its connection has no other end, and the proxy logs that end as the engine's."""
+    told = Told()
+    told.stream.receive(message(entry("10.0.0.1:80", "a", 101, upstream_connection_termination=True)))
+    assert told.failures() == {} and told.suspects == []
+
+
 def test_who_failed_is_blamed_and_asked_at_once() -> None:
     """Not who answered in the end."""
     told = Told()
