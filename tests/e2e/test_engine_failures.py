@@ -120,6 +120,18 @@ async def hold_up(gateway: Gateway, victim: Sim, count: int = 2) -> None:
     await until(held, 10)
 
 
+async def freeze_at_work(gateway: Gateway, victim: Sim) -> None:
+    """Freeze it with a request in flight. At a moment without any it would get none any more: then once more."""
+    for _ in range(5):
+        victim.freeze()
+        try:
+            return await hold_up(gateway, victim, 1)
+        except AssertionError:
+            victim.thaw()
+            await gateway.sees(victim.address)
+    raise AssertionError("it never had a request when it was frozen")
+
+
 async def place_nothing_on(gateway: Gateway, victim: Sim, running: Load) -> None:
     """Check that the picker leaves out `victim` while requests keep coming."""
     before = (await gateway.placed())[victim.address]
@@ -178,9 +190,8 @@ async def test_a_frozen_engine_gets_no_more_requests_and_finishes_what_it_has(
     victim = sims[2]
     async with load(gateway.session, gateway.chat, SHORT_PROMPT, workers=WORKERS) as running:
         await running.more(2 * WORKERS)
-        victim.freeze()
         try:
-            await hold_up(gateway, victim, 1)
+            await freeze_at_work(gateway, victim)
             await gateway.misses(victim.address, FREEZE_SEEN)
             await place_nothing_on(gateway, victim, running)
             prompt = await running.more(WORKERS)
