@@ -15,6 +15,7 @@ RUN /build/bin/pip install --require-hashes --only-binary=:all: -r requirements-
  && /build/bin/pip --python /opt/igw/bin/python install --require-hashes --only-binary=:all: -r requirements-runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY operator/igw_operator operator/igw_operator
+COPY operator/igw_inspect operator/igw_inspect
 COPY extproc/igw_extproc extproc/igw_extproc
 COPY extproc/igw_sidecar extproc/igw_sidecar
 COPY crds/igw_api crds/igw_api

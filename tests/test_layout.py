@@ -14,6 +14,7 @@ from igw_extproc.scheduling.policies import POLICIES, SPLITS
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "operator/igw_operator",
+    "operator/igw_inspect",
     "extproc/igw_extproc",
     "extproc/igw_sidecar",
     "crds/igw_api",

@@ -108,6 +108,11 @@ class Scheduling(Strict):
     """Lets a second policy choose as well, without effect: the picker's metrics tell what it would have done."""
     prefill_decode: PrefillDecode | None = None
     """For `pd-split` and `dynamic-pd-split` only."""
+    explain: bool = False
+    """Tells clients that send the header `x-igw-explain` where their request went and why, in `x-igw-decision`.
+
+    That names endpoints and tells how busy they are.
+    """
 
 
 class Queue(Strict):
@@ -174,6 +179,7 @@ class InferencePoolPolicy(ApiObject):
         placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain, late)
         tried = retry(spec.retry, (spec.queue or Queue()).retries)
         resilient = replace(placing, passive_health=passive_health(spec.passive_health), retry=tried)
+        resilient = replace(resilient, explains=spec.scheduling.explain)
         return (replace(resilient, gateways=gateways, access=tokens),)
 
     @classmethod

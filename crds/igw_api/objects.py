@@ -146,6 +146,7 @@ class Policy:
     first_byte: float | None = None  # seconds that a stream may take to its first byte; None: any
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     retry: Retry = field(default_factory=Retry)
+    explains: bool = False  # decisions, to clients that ask
     gateways: tuple[Key, ...] = ()  # whose requests need the tokens of `access` where their pools have none
     access: tuple[Key, ...] = ()  # Secrets with tokens, of which requests need one; none: everybody may
 

@@ -21,12 +21,16 @@ MODEL_REWRITE_HEADER: Final = "x-gateway-model-name-rewrite"
 MODEL_HEADER: Final = "x-gateway-model-name"
 FAIRNESS_HEADER: Final = "x-gateway-inference-fairness-id"
 SESSION_HEADER: Final = "x-session-id"
+# It asks for DECISION_HEADER; any value.
+EXPLAIN_HEADER: Final = "x-igw-explain"
 # Where clients have their API keys: whose request it is, if no fairness id says so. The first that is present counts.
 CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key")
 
 # Picker -> client.
 DROP_REASON_HEADER: Final = "x-llm-d-request-dropped-reason"
 WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
+# Where the request went and why, where the pool's policy allows that.
+DECISION_HEADER: Final = "x-igw-decision"
 
 # Picker -> proxy: the pool that the body's model belongs to, "namespace/name", where a route leads to several. The
 # proxy then routes once more by it: a header, and the same key in `envoy.lb` metadata.
@@ -128,3 +132,5 @@ POOL_LABEL: Final = "inferencegateway.io/pool"
 PICKER_LABEL: Final = "inferencegateway.io/picker"
 # The key of a picker's ConfigMap that holds `objectset.dump`.
 OBJECTS_KEY: Final = "objects.json"
+# In the state directory of `igw up`: where its processes listen, as JSON.
+PLACES_FILE: Final = "places.json"

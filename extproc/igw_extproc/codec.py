@@ -262,17 +262,17 @@ _FEW_ATTRIBUTES = 2048
 def _told(rest: bytes) -> _Beside | None:
     """What the fields behind a message's part say. None: another part is among them.
 
-    Secrets are in nothing that is remembered.
+    Secrets are in nothing that is remembered, and neither is what no other request will have.
     """
     hidden = one_message.hide(rest)
     if hidden is None or len(rest) > _FEW_ATTRIBUTES:
         return _read(rest)
-    known, secrets = hidden
+    known, own = hidden
     told = _remembered(known)
-    if told is None or not secrets:
+    if told is None or not own:
         return told
     # Elsewhere than among the attributes they are not what they look like.
-    return ({**told[0], **secrets}, *told[1:]) if secrets.keys() <= told[0].keys() else _read(rest)
+    return ({**told[0], **own}, *told[1:]) if own.keys() <= told[0].keys() else _read(rest)
 
 
 def _read(rest: bytes) -> _Beside | None:

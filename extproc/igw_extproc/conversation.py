@@ -16,9 +16,12 @@ from igw_extproc.admission import Admission, Place
 from igw_extproc.director import Director, Placed, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
+from igw_extproc.explanation import in_a_line
 from igw_extproc.flight import Flight
-from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Reply, Responded
+from igw_extproc.history import History, Told
+from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Placement, Reply, Responded
 from igw_extproc.overflow import Diverted
+from igw_extproc.request_headers import request_id, wants_explanation
 from igw_extproc.scheduling.split import PairLease
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
@@ -51,6 +54,7 @@ class Picker:
         self.director = director
         self.admission = admission
         self.telemetry = telemetry
+        self.history = History()
         self.clock = clock
         self.max_body_bytes = max_body_bytes
         self.suspect = suspect  # told an address that did not answer where it should have
@@ -67,7 +71,7 @@ class Picker:
 class Process(Conversation):
     """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
 
-    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_tail", "_usage", "_waits")
+    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_tail", "_told", "_usage", "_waits")
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
@@ -75,6 +79,7 @@ class Process(Conversation):
         self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign, picker.director.is_curious)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
+        self._told: Told | None = None
         self._waits: Place | None = None
         self._later: tuple[bytes, ...] = ()  # what came while it waits: answers must keep the order of messages
         self._tail = b""  # of the response, where a usage object may have begun
@@ -147,6 +152,7 @@ class Process(Conversation):
             # To refuse would be wrong: the proxy may know endpoints that we have not heard of yet.
             self._fault("start", GrpcStatus.UNAVAILABLE, "no objects yet")
             return
+        self._told = Told(request_id(request), started, wants_explanation(request))
         try:
             placed = picker.admission.admit(request, self, started)
         except RoutingError as error:
@@ -170,7 +176,7 @@ class Process(Conversation):
 
     def _fly(self, placed: Placed) -> None:
         flight = self._flight = placed.flight
-        self._send(self._exchange.place(placed.placement))
+        self._send(self._exchange.place(self._remembered(placed)))
         told = self._picker.telemetry
         told.requests[(flight.pool, flight.model, _PLACED)] += 1
         told.placed[flight.first_choice.endpoint.address] += 1
@@ -178,8 +184,20 @@ class Process(Conversation):
         for stuck in placed.sticks:
             told.sticky[(flight.pool, *stuck)] += 1
 
+    def _remembered(self, placed: Placed) -> Placement:
+        """The placement, with its explanation if that is wanted and allowed."""
+        told, placement = self._told, placed.placement
+        assert told is not None, "whoever is placed has arrived"
+        self._picker.history.placed(told, placed.flight)
+        if not told.explains:
+            return placement
+        view = self._picker.director.view(placed.flight.pool)
+        return placement._replace(explained=in_a_line(told)) if view is not None and view.explains else placement
+
     def _divert(self, diverted: Diverted) -> None:
         self._flight = diverted.flight
+        if self._told is not None:
+            self._picker.history.diverted(self._told, diverted)
         self._send(self._exchange.place(diverted.placement))
         told = self._picker.telemetry
         told.requests[(diverted.pool, diverted.model, Outcome.DIVERTED.value)] += 1
@@ -194,6 +212,7 @@ class Process(Conversation):
     def _refuse(self, error: RoutingError) -> None:
         told = (("retry-after", str(error.retry_after)),) if error.retry_after is not None else ()
         self._send(self._exchange.refuse(error, told))
+        self._picker.history.refused(self._told or Told("", self._picker.clock()), error)
         self._picker.telemetry.requests[("", _NO_MODEL, error.outcome.value)] += 1
         log.info("refused status=%d outcome=%s", error.status, error.outcome.value)
 
@@ -291,6 +310,8 @@ class Process(Conversation):
     def _end(self, flight: Flight) -> None:
         now = self._picker.clock()
         self._picker.director.end(flight, now)
+        if self._told is not None:
+            self._told.end(now)
         self._wake(flight, now)
 
     def _wake(self, flight: Flight, now: float) -> None:

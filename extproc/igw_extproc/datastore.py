@@ -68,6 +68,7 @@ class PoolView:
     standbys: tuple[Standby, ...] = ()  # who takes what it cannot, in this order
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     first_byte: float | None = None  # seconds that a stream may take to its first byte
+    explains: bool = False  # decisions, to clients that ask
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
     name: str = field(init=False)  # "namespace/name", which is also the name of the pool's route
 
@@ -266,6 +267,7 @@ class Datastore:
             standbys=policy.standbys if policy is not None else (),
             passive_health=policy.passive_health if policy is not None else PassiveHealth(),
             first_byte=policy.first_byte if policy is not None else None,
+            explains=policy is not None and policy.explains,
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

@@ -31,6 +31,7 @@ class LedgerStatistics:
     prefill_s: float = PREFILL_S
     step_s: float = 0.0
     gpu: float | None = None
+    load: EngineLoad | None = None  # what it said last
 
 
 class Ledgers:
@@ -154,6 +155,7 @@ def _statistics(ledger: Ledger, gpu: float | None) -> LedgerStatistics:
         prefill_s=ledger.prefill_s,
         step_s=ledger.decode.step or 0.0,
         gpu=gpu,
+        load=ledger.load,
     )
 
 

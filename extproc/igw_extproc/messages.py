@@ -13,6 +13,8 @@ from igw_api import wire
 
 # The proxy's name of the route that a request is on, among a message's attributes.
 ROUTE_ATTRIBUTE: Final = "xds.route_name"
+# Its name of the request itself.
+REQUEST_ID_ATTRIBUTE: Final = "request.id"
 # Those that are secrets.
 CREDENTIAL_ATTRIBUTES: Final = tuple(f"request.headers['{name}']" for name in wire.CREDENTIAL_HEADERS)
 
@@ -143,6 +145,7 @@ class Placement(NamedTuple):
     restore_model: tuple[str, str] | None = None  # (name in the response, name the client used)
     pool: str | None = None  # to be told to the proxy, which routes once more by it
     headers: tuple[tuple[str, str], ...] = ()  # what else the endpoint is told
+    explained: str | None = None  # what the client is told of the decision, if it has asked
 
 
 class Step(NamedTuple):

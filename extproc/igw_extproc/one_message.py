@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from igw_api import wire
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, REQUEST_ID_ATTRIBUTE
 
 # Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
 RESPONSE_HEADERS: Final = 3 << 3 | 2
@@ -19,12 +19,12 @@ REQUEST_BODY: Final = 4 << 3 | 2
 METADATA: Final = 8 << 3 | 2
 
 _BODY: Final = 1 << 3 | 2
-_SECRETS: Final = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
+# What no two requests have in common; and some of it is secret.
+_OWN: Final = tuple(name.encode() for name in (REQUEST_ID_ATTRIBUTE, *CREDENTIAL_ATTRIBUTES))
 # A map's key with its length; its value with the tag and length; the text in that with the same. No value of a header
 # has a line break.
-_SECRET: Final = re.compile(
-    b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)"
-    % (bytes(map(len, _SECRETS)), b"|".join(map(re.escape, _SECRETS))),
+_OWNED: Final = re.compile(
+    b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)" % (bytes(map(len, _OWN)), b"|".join(map(re.escape, _OWN))),
     re.DOTALL,
 )
 _END_OF_STREAM: Final = b"\x10\x01"
@@ -52,17 +52,17 @@ def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
 
 
 def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Attributes with zeros in the place of API keys, and these by their attributes.
+    """Attributes with zeros in the place of what is the request's own, and this by its attributes.
 
     None: some are not as Envoy writes them.
     """
-    names = sum(map(data.count, _SECRETS))
+    names = sum(map(data.count, _OWN))
     if not names:
         return data, {}
-    secrets: dict[str, str] = {}
+    own: dict[str, str] = {}
     parts: tuple[bytes, ...] = ()
     at = 0
-    for found in _SECRET.finditer(data):
+    for found in _OWNED.finditer(data):
         name, size, length = found.groups()
         count, text = _length(length, 0)[0], found.end()
         if not count or text < at or text + count > len(data) or _length(size, 0)[0] != 1 + len(length) + count:
@@ -70,10 +70,10 @@ def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
         parts += (data[at:text], bytes(count))
         at = text + count
         try:
-            secrets[name.decode()] = data[text:at].decode()
+            own[name.decode()] = data[text:at].decode()
         except UnicodeDecodeError:
             return None
-    return (b"".join((*parts, data[at:])), secrets) if len(secrets) == names else None
+    return (b"".join((*parts, data[at:])), own) if len(own) == names else None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

@@ -7,14 +7,11 @@ import random
 import secrets
 import signal
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
 import grpc
-from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from igw_extproc import telemetry
 from igw_extproc.admission import Admission
@@ -29,6 +26,8 @@ from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers, LedgerStatistics
 from igw_extproc.overflow import StandbyStatistics
+from igw_extproc.overview import overview
+from igw_extproc.pages import Pages
 from igw_extproc.reports import Reports
 from igw_extproc.scheduling.prefix import PrefixIndex
 from igw_extproc.scheduling.shadow import ShadowStatistics
@@ -140,7 +139,7 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
         watching = group.create_task(source, name="objects")
         gpus = group.create_task(parts.gpus.run(), name="gpus")
         # The metrics first: if that port is taken, no proxy has been let in yet.
-        metrics, metrics_port = await _serve_metrics(parts, settings)
+        metrics, metrics_port = await _pages(parts).serve(settings.host, settings.metrics_port)
         server = _server(settings, {**parts.picker.methods(), **parts.reports.methods()}, group)
         port = await server.start(settings.host, settings.port)
         announce(
@@ -217,35 +216,13 @@ class _Snapshots:
         return [view.name for view in self._parts.datastore.views.values() if view.unseen]
 
 
-async def _serve_metrics(parts: Parts, settings: Settings) -> tuple[web.AppRunner, int]:
-    registry = telemetry.registry(parts.telemetry, _Snapshots(parts))
+def _pages(parts: Parts) -> Pages:
+    snapshots = _Snapshots(parts)
 
-    async def metrics(_: web.Request) -> web.Response:
-        # Numbers are read here, in one go; the text of thousands of lines is made off the loop.
-        families = list(registry.collect())
-        text = await asyncio.to_thread(generate_latest, _Collected(families))
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def state() -> dict[str, Any]:
+        ejected = parts.health.statistics().ejected
+        views = parts.datastore.views.values()
+        return overview(views, snapshots.endpoints(), snapshots.queues(), ejected, parts.telemetry)
 
-    async def healthy(_: web.Request) -> web.Response:
-        ready = parts.picker.ready()
-        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
-
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/readyz", healthy)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.metrics_port, reuse_port=False)
-    await site.start()
-    return runner, int(runner.addresses[0][1])
-
-
-class _Collected(CollectorRegistry):
-    """Families that were collected already, in the shape that the text writer reads."""
-
-    def __init__(self, families: list[Any]) -> None:
-        super().__init__()
-        self._families = families
-
-    def collect(self) -> Iterable[Any]:
-        return self._families
+    registry = telemetry.registry(parts.telemetry, snapshots)
+    return Pages(registry, parts.picker.history, state, parts.picker.ready, parts.clock)

@@ -358,18 +358,25 @@ def chunked(part: Part, body: bytes, end_of_stream: bool) -> tuple[Output, ...]:
 
 
 def _answered_headers(placement: Placement, headers: tuple[tuple[str, str], ...]) -> Reply:
-    return Reply(Part.REQUEST_HEADERS, headers, metadata=_routing(placement), clear_route_cache=True)
+    return Reply(Part.REQUEST_HEADERS, headers, metadata=_metadata(placement), clear_route_cache=True)
 
 
 def _answered_body(placement: Placement, headers: tuple[tuple[str, str], ...]) -> Reply:
     """The route is as good as before, unless it is to be chosen by the pool that the body's model belongs to."""
     announced = placement.pool is not None
-    return Reply(Part.REQUEST_BODY, headers, placement.body, metadata=_routing(placement), clear_route_cache=announced)
+    return Reply(Part.REQUEST_BODY, headers, placement.body, metadata=_metadata(placement), clear_route_cache=announced)
 
 
 def _number(code: str | None) -> int:
     """An HTTP status; 0 for what is none."""
     return int(code) if code is not None and code.isdecimal() else 0
+
+
+def _metadata(placement: Placement) -> dict[str, str]:
+    told = _routing(placement)
+    if placement.explained is not None:
+        told[wire.DECISION_HEADER] = placement.explained
+    return told
 
 
 def _routing(placement: Placement) -> dict[str, str]:

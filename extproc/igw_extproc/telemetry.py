@@ -57,6 +57,11 @@ class Histogram:
         """The sum of all values."""
         return self._sum
 
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self._counts)
+
 
 class Telemetry:
     """The picker's numbers. Read by `collector`, written by `conversation`."""

@@ -37,4 +37,8 @@ _SUMMARIES = {
     "operator": "run the operator of a Kubernetes cluster",
     "sim": "run simulated engines",
     "demo": "gateway and simulated engines in one command",
+    "bench": "measure gateways and placement policies",
+    "sidecar": "divide requests before an engine that decodes",
+    "explain": "why a request went where it went",
+    "top": "watch pools, endpoints and queues",
 }

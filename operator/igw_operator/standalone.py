@@ -5,12 +5,14 @@ mistake in a file never takes down what runs. Called by `cli`; one TaskGroup hol
 """
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 
 import aiohttp
 
+from igw_api import wire
 from igw_operator import envoy, state
 from igw_operator.configuration import OBJECTS_FILE, Configuration, Intent
 from igw_operator.console import Console
@@ -52,6 +54,8 @@ def _prepare(settings: UpSettings, held: ExitStack) -> Configuration:
     binary = envoy.find_binary()
     held.enter_context(state.prepare(settings.state_dir))
     places = choose_places(settings.admin_port, settings.picker_port, settings.metrics_port)
+    told = {"metrics": str(places.metrics), "admin": str(places.admin)}
+    state.replace(settings.state_dir / wire.PLACES_FILE, json.dumps(told).encode())
     return Configuration(settings, manifests, places, binary)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, Protocol
 
-from igw_api.split import PrefillFailure
+from igw_api.split import PrefillFailure, Role
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling import filters
@@ -94,13 +94,23 @@ class Onlooker(Protocol):
     ) -> None: ...
 
 
+class Weighed(NamedTuple):
+    """One choice as it was made, to be explained later: who could be chosen, what each cost, and had in its cache."""
+
+    policy: str
+    role: Role  # what the chosen one would do
+    candidates: Sequence[Ledger]
+    costs: Sequence[float]  # in their order
+    cached: Mapping[int, int]  # tokens of the prompt, by slot
+
+
 class Decision(NamedTuple):
     """Where a request goes. `order[0]` is chosen and already reserved by `lease`; retries walk the rest."""
 
     order: tuple[Ledger, ...]
     cached_tokens: int  # of the prompt, where it is computed
     lease: Reservation
-    costs: Mapping[str, float] | None = None  # by address, only when asked to explain
+    weighed: tuple[Weighed, ...]
     prefiller: Ledger | None = None  # who computes the prompt, if not `order[0]`
     first_token_s: float = 0.0  # predicted seconds until the first token
 
@@ -145,7 +155,6 @@ class Scheduler:
         ask: Ask,
         now: float,
         rng: Random,
-        explain: bool = False,
         again: bool = False,
     ) -> Decision | None:
         """Choose among `candidates` and reserve at the choice. None: there are no candidates.
@@ -164,14 +173,13 @@ class Scheduler:
             if self.policy.reuses_prefixes
             else NOTHING_HELD
         )
-        return self._choose(candidates, ask, held, now, rng, explain, again)
+        return self._choose(candidates, ask, held, now, rng, again)
 
     def _choose(
-        self, candidates: Sequence[Ledger], ask: Ask, held: Held, now: float, rng: Random, explain: bool, again: bool
+        self, candidates: Sequence[Ledger], ask: Ask, held: Held, now: float, rng: Random, again: bool
     ) -> Decision:
         policy = self.policy
         costs = costs_of(policy, candidates, ask, held)
-        told = _by_address(candidates, costs) if explain else None
         self._turn += 1
         order = policy.picker(candidates, costs, self._turn, rng)
         best = candidates[order[0]]
@@ -179,7 +187,7 @@ class Scheduler:
             # Its engine has said nothing for too long, so it may only look idle. Ageing can only raise costs, and
             # happens once for each silence: a winner that is not stale needs no look at the others.
             _age(candidates, now)
-            return self._choose(candidates, ask, held, now, rng, explain, again)
+            return self._choose(candidates, ask, held, now, rng, again)
         if self.onlooker is not None and not again:
             self.onlooker.look(candidates, ask, costs, held, order[0], now)
         hit = held.tokens.get(best.slot, 0)
@@ -187,7 +195,8 @@ class Scheduler:
         expectation = index.expect(best.slot, ask.prefix, best.kv_capacity) if index is not None else None
         predicted = best.first_token_s(ask, hit)
         lease = best.reserve(ask, hit, now, expectation, held.matched.get(best.slot, 0))
-        return Decision(tuple([candidates[at] for at in order]), hit, lease, told, first_token_s=predicted)
+        weighed = (Weighed(policy.name, Role.BOTH, candidates, costs, held.tokens),)
+        return Decision(tuple([candidates[at] for at in order]), hit, lease, weighed, first_token_s=predicted)
 
 
 def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
@@ -204,7 +213,3 @@ def costs_of(policy: Policy, candidates: Sequence[Ledger], ask: Ask, held: Held)
 def _age(candidates: Sequence[Ledger], now: float) -> None:
     for ledger in candidates:
         ledger.age(now)
-
-
-def _by_address(candidates: Sequence[Ledger], costs: Sequence[float]) -> dict[str, float]:
-    return {ledger.endpoint.address: cost for ledger, cost in zip(candidates, costs, strict=True)}

@@ -25,7 +25,7 @@ from igw_api.split import PrefillFailure, Role, Split
 from igw_extproc.domain import Ask
 from igw_extproc.inflight import Lease, Ledger
 from igw_extproc.scheduling import filters
-from igw_extproc.scheduling.framework import Decision, Policy, costs_of
+from igw_extproc.scheduling.framework import Decision, Policy, Weighed, costs_of
 from igw_extproc.scheduling.nearby import Choice, Nearby
 from igw_extproc.scheduling.pairs import Pair, best_pair, cheaper
 from igw_extproc.scheduling.pickers import cheapest
@@ -199,7 +199,6 @@ class SplitScheduler:
         ask: Ask,
         now: float,
         rng: Random,
-        explain: bool = False,
         again: bool = False,
         computing: Sequence[Ledger] | None = None,
     ) -> Decision | None:
@@ -219,11 +218,11 @@ class SplitScheduler:
             level([one for one, _ in self._served])
         held = self._popularity.held(self._index, ask.prefix, self.doubts, len(candidates))
         held = held._replace(price=min(held.price, HIGHEST_PRICE))
-        return self._pair(sides, ask, held, now, rng, explain)
+        return self._pair(sides, ask, held, now, rng)
 
-    def _pair(self, sides: _Halves, ask: Ask, held: Held, now: float, rng: Random, explain: bool) -> Decision:
+    def _pair(self, sides: _Halves, ask: Ask, held: Held, now: float, rng: Random) -> Decision:
         self._turn += 1
-        pair, order = self._choose(sides, ask, held, rng)
+        pair, order, weighed = self._choose(sides, ask, held, rng)
         prefiller = sides.prefill[pair.prefill] if pair.prefill is not None else None
         chosen = [one for at in order if (one := sides.decode[at]) is not prefiller]
         silent = [one for one in (chosen[0], prefiller) if one is not None and now >= one.stale_at]
@@ -231,8 +230,7 @@ class SplitScheduler:
             # As in `Scheduler.pick`: ageing raises costs, once for each silence.
             for one in (*sides.prefill, *sides.decode):
                 one.age(now)
-            return self._pair(sides, ask, held, now, rng, explain)
-        told = {chosen[0].endpoint.address: pair.cost} if explain else None
+            return self._pair(sides, ask, held, now, rng)
         at = prefiller or chosen[0]
         hit = held.tokens.get(at.slot, 0)
         predicted = at.first_token_s(ask, hit)
@@ -241,7 +239,7 @@ class SplitScheduler:
                 self._near.transfer(prefiller, chosen[0], self.split.transfer) * ask.prompt_tokens * prefiller.prefill_s
             )
         lease = self._reserve(ask, (chosen[0], prefiller), held, now)
-        return Decision(tuple(chosen), hit, lease, told, prefiller, predicted)
+        return Decision(tuple(chosen), hit, lease, weighed, prefiller, predicted)
 
     def _reserve(self, ask: Ask, chosen: tuple[Ledger, Ledger | None], held: Held, now: float) -> Lease | PairLease:
         decoder, prefiller = chosen
@@ -264,10 +262,10 @@ class SplitScheduler:
     def _expect(self, ledger: Ledger, ask: Ask) -> PrefixExpectation | None:
         return self._index.expect(ledger.slot, ask.prefix, ledger.kv_capacity) if ask.prefix else None
 
-    def _choose(self, sides: _Halves, ask: Ask, held: Held, rng: Random) -> tuple[Pair, list[int]]:
-        """The lowest cost of all, and the endpoints for the answer, the chosen one first."""
+    def _choose(self, sides: _Halves, ask: Ask, held: Held, rng: Random) -> tuple[Pair, list[int], tuple[Weighed, ...]]:
+        """The lowest cost of all, the endpoints for the answer, the chosen one first, and what was weighed."""
         answer = self._costs(self._decode, sides.decode, ask, held)
-        single, order = self._single(sides, ask, held, answer, rng)
+        single, order, weighed = self._single(sides, ask, held, answer, rng)
         best = single
         if sides.prefill and ask.divisible:
             moved = self._moved(answer, sides.decode, ask, held.tokens, self.split.transfer)
@@ -282,27 +280,32 @@ class SplitScheduler:
                     pair, choice, lambda share: self._moved(answer, sides.decode, ask, held.tokens, share)
                 )
             best, order = cheaper(pair, single), ends
+            weighed += (
+                Weighed(self._prefill.name, Role.PREFILL, sides.prefill, prompt, held.tokens),
+                Weighed(self._decode.name, Role.DECODE, sides.decode, moved, held.tokens),
+            )
         assert best is not None, "where there is no pair, one for both is allowed"
-        return best, [best.decode, *(at for at in order if at != best.decode)]
+        return best, [best.decode, *(at for at in order if at != best.decode)], weighed
 
     def _single(
         self, sides: _Halves, ask: Ask, held: Held, answer: Sequence[float], rng: Random
-    ) -> tuple[Pair | None, list[int]]:
+    ) -> tuple[Pair | None, list[int], tuple[Weighed, ...]]:
         """The best endpoint that does both, if any may, and those that may, in order."""
         decode = sides.decode
         if sides.apart:
-            return None, []
+            return None, [], ()
         if self.split.dynamic or not ask.divisible or not sides.prefill:
             allowed = list(range(len(decode)))
         else:
             allowed = [at for at, one in enumerate(decode) if self._role[one.slot] is Role.BOTH]
             if not allowed:
-                return None, []
+                return None, [], ()
         able = [decode[at] for at in allowed]
         prompt = self._prompt(able, ask, held)
         costs = [answer[at] + cost for at, cost in zip(allowed, prompt, strict=True)]
         order = cheapest(able, costs, self._turn, rng)
-        return Pair(None, allowed[order[0]], costs[order[0]]), [allowed[at] for at in order]
+        best = Pair(None, allowed[order[0]], costs[order[0]])
+        return best, [allowed[at] for at in order], (Weighed(self._decode.name, Role.BOTH, able, costs, held.tokens),)
 
     def _costs(self, policy: Policy, side: Sequence[Ledger], ask: Ask, held: Held) -> list[float]:
         """What one of the two policies says, in seconds."""

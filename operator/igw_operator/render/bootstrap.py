@@ -124,6 +124,7 @@ def _connection_manager(
         # No client is trusted for x-envoy-* headers, not even from this machine.
         internal_address_config=hcm_v3.HttpConnectionManagerInternalAddressConfig(),
         normalize_path=True,
+        always_set_request_id_in_response=True,  # `igw explain` finds requests by it
         server_header_transformation=hcm_v3.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         stream_idle_timeout=seconds(plan.idle_timeout),
         request_headers_timeout=seconds(60),

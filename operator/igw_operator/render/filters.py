@@ -34,6 +34,7 @@ HOLD_FILTER = "envoy.filters.http.buffer"
 REQUEST_ATTRIBUTES = [
     "xds.route_name",  # the pool
     "request.path",
+    "request.id",
     *(
         f"request.headers['{name}']"
         for name in (
@@ -43,6 +44,7 @@ REQUEST_ATTRIBUTES = [
             wire.MODEL_REWRITE_HEADER,
             wire.FAIRNESS_HEADER,
             wire.SESSION_HEADER,
+            wire.EXPLAIN_HEADER,
             *wire.CREDENTIAL_HEADERS,
             wire.CLIENT_HEADER,
         )

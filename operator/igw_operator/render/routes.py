@@ -69,6 +69,7 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
         name=table_name(listener),
         ignore_port_in_host_matching=True,
         request_headers_to_add=[_told(name) for name in TOLD],
+        response_headers_to_add=[_told(wire.DECISION_HEADER)],
         virtual_hosts=[
             route_v3.VirtualHost(
                 name=host.hostname,
@@ -82,7 +83,7 @@ def route_table(listener: PlannedListener, plan: GatewayPlan) -> route_v3.RouteC
 
 
 def _told(name: str) -> core_v3.HeaderValueOption:
-    """A header for the endpoint that the picker told by metadata: in its one answer, headers come too late."""
+    """A header with what the picker told by metadata: in its one answer, headers come too late. None without it."""
     value = f"%DYNAMIC_METADATA({wire.LB_NAMESPACE}:{name})%"
     overwrite = core_v3.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     return core_v3.HeaderValueOption(header=core_v3.HeaderValue(key=name, value=value), append_action=overwrite)

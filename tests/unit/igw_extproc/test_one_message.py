@@ -6,11 +6,18 @@ from hypothesis import strategies as st
 
 from igw_extproc import codec, one_message
 from igw_extproc.codec import MalformedMessage
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, Message, Part, Reply
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, REQUEST_ID_ATTRIBUTE, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 
 NAMES = st.sampled_from(
-    ["request.path", "xds.route_name", "request.headers['content-type']", "other", *CREDENTIAL_ATTRIBUTES]
+    [
+        "request.path",
+        "xds.route_name",
+        "request.headers['content-type']",
+        "other",
+        REQUEST_ID_ATTRIBUTE,
+        *CREDENTIAL_ATTRIBUTES,
+    ]
 )
 TEXTS = st.text(max_size=300)
 
@@ -65,11 +72,11 @@ def told(attributes: dict[str, str]) -> bytes:
 
 @given(
     st.dictionaries(NAMES, TEXTS, max_size=6),
-    st.sampled_from(CREDENTIAL_ATTRIBUTES),
+    st.sampled_from([REQUEST_ID_ATTRIBUTE, *CREDENTIAL_ATTRIBUTES]),
     st.text(min_size=1, max_size=3000),
 )
 def test_nothing_more_is_remembered_for_another_key(others: dict[str, str], name: str, key: str) -> None:
-    """What is looked up by its bytes has no secret in it, wherever that stands, and however long it is."""
+    """What is looked up by its bytes has no secret in it, wherever that stands, and however long it is; and no name."""
     codec.decode(told({**others, name: "x" * len(key.encode())}))
     before = codec._remembered.cache_info().misses
     data = told({**others, name: key})

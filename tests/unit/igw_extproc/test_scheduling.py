@@ -78,15 +78,15 @@ def test_the_reservation_is_made_before_the_decision_is_returned() -> None:
     assert decision.order[0].requests == 0
 
 
-def test_costs_are_told_only_when_asked_for() -> None:
+def test_a_decision_keeps_what_was_weighed() -> None:
     known, scheduler = ledgers(2), a_scheduler()
-    plain = scheduler.pick(known, ASK, 0.0, random.Random(1))
-    told = scheduler.pick(known, ASK, 0.0, random.Random(1), explain=True)
-    assert plain is not None
-    assert told is not None
-    assert plain.costs is None
-    assert told.costs is not None
-    assert sorted(told.costs.values()) == [0.0, 1.0]
+    first = scheduler.pick(known, ASK, 0.0, random.Random(1))
+    second = scheduler.pick(known, ASK, 0.0, random.Random(1))
+    assert first is not None
+    assert second is not None
+    assert [list(one.costs) for one in first.weighed] == [[0.0, 0.0]]
+    assert sorted(second.weighed[0].costs) == [0.0, 1.0]
+    assert list(second.weighed[0].candidates) == known
 
 
 def test_an_engine_whose_idle_word_is_too_old_is_not_preferred_for_it() -> None:

@@ -26,11 +26,13 @@ FORWARDED = (
     "content-type",
     "connection",
     "upgrade",
+    "x-request-id",
     wire.OBJECTIVE_HEADER,
     wire.MODEL_HEADER,
     wire.MODEL_REWRITE_HEADER,
     wire.FAIRNESS_HEADER,
     wire.SESSION_HEADER,
+    wire.EXPLAIN_HEADER,
     *wire.CREDENTIAL_HEADERS,
     wire.CLIENT_HEADER,
 )
