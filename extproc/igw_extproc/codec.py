@@ -27,8 +27,12 @@ _BODIES = {"request_body": Part.REQUEST_BODY, "response_body": Part.RESPONSE_BOD
 _TRAILERS = {"request_trailers": Part.REQUEST_TRAILERS, "response_trailers": Part.RESPONSE_TRAILERS}
 
 
-# What a message says beside its part: attributes, two modes, subset hint, served endpoint, lease, as in `Message`.
-_Beside = tuple[Mapping[str, str], BodyMode | None, BodyMode | None, tuple[str, ...] | None, str | None, str | None]
+# What a message says beside its part: attributes, two modes, subset hint, served endpoint, lease, the request's id, as
+# in `Message`.
+_Beside = tuple[
+    Mapping[str, str], BodyMode | None, BodyMode | None, tuple[str, ...] | None, str | None, str | None, str
+]
+_REQUEST_ID = one_message.REQUEST_ID.decode()
 _NO_MODES = (None, None)
 _NO_METADATA = (None, None, None)
 _NO_HEADERS: Mapping[str, str] = {}
@@ -43,9 +47,10 @@ def decode(data: bytes) -> Message:
     part, at, end = one_message.first(data)
     if part == one_message.REQUEST_BODY:
         content = one_message.body(data, at, end)
-        beside = _told(data[end:]) if content is not None else None
+        rest, name = one_message.unnamed(data[end:])
+        beside = _told(rest) if content is not None else None
         if content is not None and beside is not None:
-            return Message(Part.REQUEST_BODY, _NO_HEADERS, content[0], content[1], *beside)
+            return Message(Part.REQUEST_BODY, _NO_HEADERS, content[0], content[1], *beside[:6], name or beside[6])
     elif part == one_message.RESPONSE_HEADERS and end - at <= _FEW_HEADERS:
         headers, end_of_stream = _few_headers(data[at:end])
         beside = _beside_response(data, end)
@@ -60,9 +65,9 @@ def _beside_response(data: bytes, at: int) -> _Beside | None:
     if field != one_message.METADATA:
         return _told(data[at:])
     beside = _told(data[end:])
-    if beside is None or beside[3:] != _NO_METADATA:
+    if beside is None or beside[3:6] != _NO_METADATA:
         return None
-    return (*beside[:3], *_metadata(_parse(pb.Metadata, data[start:end])))
+    return (*beside[:3], *_metadata(_parse(pb.Metadata, data[start:end])), beside[6])
 
 
 _Kind = TypeVar("_Kind", bound=ProtobufMessage)
@@ -93,7 +98,9 @@ def _decode(data: bytes) -> Message:
 def _beside(request: pb.ProcessingRequest) -> _Beside:
     config = request.protocol_config if request.HasField("protocol_config") else None
     modes = (_mode(config.request_body_mode), _mode(config.response_body_mode)) if config is not None else _NO_MODES
-    return (_attributes(request), *modes, *_metadata(request.metadata_context))
+    attributes = _attributes(request)
+    name = attributes.pop(_REQUEST_ID, "")
+    return (attributes, *modes, *_metadata(request.metadata_context), name)
 
 
 def decode_tries(data: bytes) -> list[Try]:
@@ -262,17 +269,17 @@ _FEW_ATTRIBUTES = 2048
 def _told(rest: bytes) -> _Beside | None:
     """What the fields behind a message's part say. None: another part is among them.
 
-    Secrets are in nothing that is remembered, and neither is what no other request will have.
+    Secrets are in nothing that is remembered.
     """
     hidden = one_message.hide(rest)
     if hidden is None or len(rest) > _FEW_ATTRIBUTES:
         return _read(rest)
-    known, own = hidden
+    known, secrets = hidden
     told = _remembered(known)
-    if told is None or not own:
+    if told is None or not secrets:
         return told
     # Elsewhere than among the attributes they are not what they look like.
-    return ({**told[0], **own}, *told[1:]) if own.keys() <= told[0].keys() else _read(rest)
+    return ({**told[0], **secrets}, *told[1:]) if secrets.keys() <= told[0].keys() else _read(rest)
 
 
 def _read(rest: bytes) -> _Beside | None:

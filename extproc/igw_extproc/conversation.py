@@ -11,17 +11,16 @@ from collections.abc import Callable
 from functools import partial
 
 from igw_api import wire
-from igw_extproc import codec, openai
+from igw_extproc import codec, history, openai
 from igw_extproc.admission import Admission, Place
 from igw_extproc.director import Director, Placed, Unseen
 from igw_extproc.domain import Outcome
 from igw_extproc.errors import RoutingError
 from igw_extproc.explanation import in_a_line
 from igw_extproc.flight import Flight
-from igw_extproc.history import History, Told
 from igw_extproc.messages import Arrived, Chunk, Finish, Output, Passed, Placement, Reply, Responded
 from igw_extproc.overflow import Diverted
-from igw_extproc.request_headers import request_id, wants_explanation
+from igw_extproc.request_headers import wants_explanation
 from igw_extproc.scheduling.split import PairLease
 from igw_extproc.stream import Exchange
 from igw_extproc.telemetry import Telemetry
@@ -54,7 +53,7 @@ class Picker:
         self.director = director
         self.admission = admission
         self.telemetry = telemetry
-        self.history = History()
+        self.history = history.History()
         self.clock = clock
         self.max_body_bytes = max_body_bytes
         self.suspect = suspect  # told an address that did not answer where it should have
@@ -71,7 +70,7 @@ class Picker:
 class Process(Conversation):
     """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
 
-    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_tail", "_told", "_usage", "_waits")
+    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_request", "_tail", "_usage", "_waits")
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
@@ -79,7 +78,7 @@ class Process(Conversation):
         self._exchange = Exchange(picker.max_body_bytes, picker.director.is_foreign, picker.director.is_curious)
         self._flight: Flight | None = None
         self._usage: openai.Usage | None = None
-        self._told: Told | None = None
+        self._request: tuple[str, float, bool] = ("", 0.0, False)  # its id, when it arrived, whether it asks why
         self._waits: Place | None = None
         self._later: tuple[bytes, ...] = ()  # what came while it waits: answers must keep the order of messages
         self._tail = b""  # of the response, where a usage object may have begun
@@ -152,7 +151,7 @@ class Process(Conversation):
             # To refuse would be wrong: the proxy may know endpoints that we have not heard of yet.
             self._fault("start", GrpcStatus.UNAVAILABLE, "no objects yet")
             return
-        self._told = Told(request_id(request), started, wants_explanation(request))
+        self._request = (request.request_id, started, wants_explanation(request))
         try:
             placed = picker.admission.admit(request, self, started)
         except RoutingError as error:
@@ -186,18 +185,19 @@ class Process(Conversation):
 
     def _remembered(self, placed: Placed) -> Placement:
         """The placement, with its explanation if that is wanted and allowed."""
-        told, placement = self._told, placed.placement
-        assert told is not None, "whoever is placed has arrived"
-        self._picker.history.placed(told, placed.flight)
-        if not told.explains:
+        flight, placement = placed.flight, placed.placement
+        flight.request_id, flight.arrived_at, asks = self._request
+        self._picker.history.add(flight)
+        if not asks:
             return placement
-        view = self._picker.director.view(placed.flight.pool)
-        return placement._replace(explained=in_a_line(told)) if view is not None and view.explains else placement
+        view = self._picker.director.view(flight.pool)
+        return placement._replace(explained=in_a_line(flight)) if view is not None and view.explains else placement
 
     def _divert(self, diverted: Diverted) -> None:
         self._flight = diverted.flight
-        if self._told is not None:
-            self._picker.history.diverted(self._told, diverted)
+        name, arrived_at, _ = self._request
+        what = diverted.pool, diverted.model, diverted.standby, diverted.reason, diverted.flight
+        self._picker.history.add(history.Diverted(name, arrived_at, *what))
         self._send(self._exchange.place(diverted.placement))
         told = self._picker.telemetry
         told.requests[(diverted.pool, diverted.model, Outcome.DIVERTED.value)] += 1
@@ -212,7 +212,9 @@ class Process(Conversation):
     def _refuse(self, error: RoutingError) -> None:
         told = (("retry-after", str(error.retry_after)),) if error.retry_after is not None else ()
         self._send(self._exchange.refuse(error, told))
-        self._picker.history.refused(self._told or Told("", self._picker.clock()), error)
+        name, arrived_at, _ = self._request
+        why = error.status, error.code, str(error)
+        self._picker.history.add(history.Refused(name, arrived_at or self._picker.clock(), *why))
         self._picker.telemetry.requests[("", _NO_MODEL, error.outcome.value)] += 1
         log.info("refused status=%d outcome=%s", error.status, error.outcome.value)
 
@@ -310,8 +312,6 @@ class Process(Conversation):
     def _end(self, flight: Flight) -> None:
         now = self._picker.clock()
         self._picker.director.end(flight, now)
-        if self._told is not None:
-            self._told.end(now)
         self._wake(flight, now)
 
     def _wake(self, flight: Flight, now: float) -> None:

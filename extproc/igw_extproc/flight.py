@@ -27,8 +27,10 @@ class Flight:
         "_ledgers",
         "_step",
         "answer_tokens",
+        "arrived_at",
         "bill",
         "decision",
+        "ended_at",
         "failed",
         "first_byte_at",
         "lease_id",
@@ -39,6 +41,7 @@ class Flight:
         "pool",
         "prompt_tokens",
         "proven",
+        "request_id",
         "response_id",
         "status",
         "watch",
@@ -49,7 +52,9 @@ class Flight:
         self.pool = pool
         self.model = model
         self.decision = decision
-        self.placed_at = now
+        self.arrived_at = self.placed_at = now
+        self.request_id = ""  # the proxy's name of the request
+        self.ended_at: float | None = None
         self.response_id = ""  # what we called the response that it asks for
         self.first_byte_at: float | None = None
         self.status = 0  # 0: not seen
@@ -151,7 +156,11 @@ class Flight:
     def ended(self, now: float, length: float | None = None) -> None:
         """The request is over. `length`: tokens of its answer, where known; then whoever sent it is billed."""
         self.open = False
+        self.ended_at = now
         if self.bill is not None and (self.status >= 400 or length is not None):
             prompt = self.prompt_tokens or self.decision.lease.ask.prompt_tokens
             self.bill(prompt + length if length is not None and self.status < 400 else 0.0)
         self.decision.lease.close(now, succeeded=self.status < 400)
+        # `history` keeps it.
+        self.bill = None
+        self.decision.lease.forget()

@@ -351,6 +351,10 @@ class Lease:
         self.ledger._remove(self)
         self._learn(succeeded)
 
+    def forget(self) -> None:
+        """It is over, and kept without what grows with its prompt."""
+        self.ask = self.ask._replace(prefix=())
+
     def moved_to(self, other: Ledger) -> None:
         """The proxy retried on `other`, where nothing is known to be cached."""
         if not self._open or other is self.ledger:

@@ -13,8 +13,6 @@ from igw_api import wire
 
 # The proxy's name of the route that a request is on, among a message's attributes.
 ROUTE_ATTRIBUTE: Final = "xds.route_name"
-# Its name of the request itself.
-REQUEST_ID_ATTRIBUTE: Final = "request.id"
 # Those that are secrets.
 CREDENTIAL_ATTRIBUTES: Final = tuple(f"request.headers['{name}']" for name in wire.CREDENTIAL_HEADERS)
 
@@ -57,6 +55,7 @@ class Message(NamedTuple):
     # From the proxy's dynamic metadata: who served the request, and the lease that its placement gave it.
     served: str | None = None
     lease: str | None = None
+    request_id: str = ""  # the proxy's name of the request
 
 
 class Arrived(NamedTuple):
@@ -67,6 +66,7 @@ class Arrived(NamedTuple):
     body: bytes
     complete: bool
     subset: tuple[str, ...] | None
+    request_id: str = ""
 
 
 class Responded(NamedTuple):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from igw_api import wire
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, REQUEST_ID_ATTRIBUTE
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES
 
 # Tags of ProcessingRequest's fields, all length-delimited: see protos/igw_protos/ext_proc.proto.
 RESPONSE_HEADERS: Final = 3 << 3 | 2
@@ -19,14 +19,20 @@ REQUEST_BODY: Final = 4 << 3 | 2
 METADATA: Final = 8 << 3 | 2
 
 _BODY: Final = 1 << 3 | 2
-# What no two requests have in common; and some of it is secret.
-_OWN: Final = tuple(name.encode() for name in (REQUEST_ID_ATTRIBUTE, *CREDENTIAL_ATTRIBUTES))
+_SECRETS: Final = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)
 # A map's key with its length; its value with the tag and length; the text in that with the same. No value of a header
 # has a line break.
-_OWNED: Final = re.compile(
-    b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)" % (bytes(map(len, _OWN)), b"|".join(map(re.escape, _OWN))),
+_SECRET: Final = re.compile(
+    b"\n[%b](%b)\x12([\x80-\xff]?.)\x1a([\x80-\xff]?.)"
+    % (bytes(map(len, _SECRETS)), b"|".join(map(re.escape, _SECRETS))),
     re.DOTALL,
 )
+# The proxy's name of the request: a UUID.
+REQUEST_ID: Final = b"request.id"
+_NAME: Final = re.compile(rb"[0-9a-f-]{36}")
+_NAME_SIZE: Final = 36
+_NO_NAME: Final = bytes(_NAME_SIZE)
+_NAMED: Final = b"\n\x0a%b\x12\x26\x1a\x24" % REQUEST_ID
 _END_OF_STREAM: Final = b"\x10\x01"
 
 
@@ -51,18 +57,32 @@ def body(data: bytes, at: int, end: int) -> tuple[bytes, bool] | None:
     return (content, True) if data[at:end] == _END_OF_STREAM else None
 
 
+def unnamed(data: bytes) -> tuple[bytes, str]:
+    """Attributes without the request's id, and that: no two requests have it in common.
+
+    Empty, where it is not there once, or not as Envoy writes it: then it is among the attributes.
+    """
+    at = data.find(_NAMED)
+    if at < 0 or data.count(REQUEST_ID) > 1:
+        return data, ""
+    start = at + len(_NAMED)
+    end = start + _NAME_SIZE
+    name = data[start:end]
+    return (data[:start] + _NO_NAME + data[end:], name.decode()) if _NAME.fullmatch(name) else (data, "")
+
+
 def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
-    """Attributes with zeros in the place of what is the request's own, and this by its attributes.
+    """Attributes with zeros in the place of API keys, and these by their attributes.
 
     None: some are not as Envoy writes them.
     """
-    names = sum(map(data.count, _OWN))
+    names = sum(map(data.count, _SECRETS))
     if not names:
         return data, {}
-    own: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     parts: tuple[bytes, ...] = ()
     at = 0
-    for found in _OWNED.finditer(data):
+    for found in _SECRET.finditer(data):
         name, size, length = found.groups()
         count, text = _length(length, 0)[0], found.end()
         if not count or text < at or text + count > len(data) or _length(size, 0)[0] != 1 + len(length) + count:
@@ -70,10 +90,10 @@ def hide(data: bytes) -> tuple[bytes, dict[str, str]] | None:
         parts += (data[at:text], bytes(count))
         at = text + count
         try:
-            own[name.decode()] = data[text:at].decode()
+            secrets[name.decode()] = data[text:at].decode()
         except UnicodeDecodeError:
             return None
-    return (b"".join((*parts, data[at:])), own) if len(own) == names else None
+    return (b"".join((*parts, data[at:])), secrets) if len(secrets) == names else None
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

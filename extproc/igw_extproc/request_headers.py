@@ -4,7 +4,7 @@ And by `admission`, for those that have to wait: whose they are.
 """
 
 from igw_api import wire
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, REQUEST_ID_ATTRIBUTE, ROUTE_ATTRIBUTE, Arrived
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, ROUTE_ATTRIBUTE, Arrived
 
 
 class RequestHeaders:
@@ -36,12 +36,6 @@ def fairness_id(request: Arrived) -> str | None:
     return request.headers.get(wire.FAIRNESS_HEADER) if request.headers else request.attributes.get(_FAIRNESS)
 
 
-def request_id(request: Arrived) -> str:
-    """The proxy's name of it. Empty: it has none."""
-    named = request.headers.get("x-request-id") if request.headers else request.attributes.get(REQUEST_ID_ATTRIBUTE)
-    return (named or "")[:_LONGEST_ID]
-
-
 def wants_explanation(request: Arrived) -> bool:
     """Whether the client wants to be told of the decision."""
     return wire.EXPLAIN_HEADER in request.headers if request.headers else _EXPLAIN in request.attributes
@@ -63,8 +57,6 @@ def without_credential(request: Arrived) -> Arrived:
     return request._replace(headers=headers, attributes=attributes)
 
 
-# Clients may name requests where the proxy trusts them.
-_LONGEST_ID = 128
 _CONTENT_TYPE = "request.headers['content-type']"
 _MODEL = f"request.headers['{wire.MODEL_HEADER}']"
 _OBJECTIVE = f"request.headers['{wire.OBJECTIVE_HEADER}']"

@@ -57,6 +57,8 @@ _LOOKS_ON = (PASSES[Part.RESPONSE_HEADERS],)
 _SEEN = (*_LOOKS_ON, _FINISH)
 _OF_THE_REQUEST = (Part.REQUEST_HEADERS, Part.REQUEST_BODY, Part.REQUEST_TRAILERS)
 _LEASE_ATTRIBUTE = f"request.headers['{wire.LEASE_HEADER}']"
+# Clients may name requests where the proxy trusts them.
+_LONGEST_ID = 128
 _RESPONSE_SEEN = ((wire.WENT_INTO_RESPONSE_HEADER, "true"),)
 
 
@@ -219,7 +221,8 @@ class Exchange:
         assert first is not None, "a request is complete once"
         self._arrived = part
         self._chunks = [body] if self._mode is BodyMode.FULL_DUPLEX else []
-        return Step(notice=Arrived(first.headers, first.attributes, body, complete, first.subset))
+        named = first.request_id or first.headers.get("x-request-id", "")
+        return Step(notice=Arrived(first.headers, first.attributes, body, complete, first.subset, named[:_LONGEST_ID]))
 
     def _full_duplex(self, placement: Placement, headers: tuple[tuple[str, str], ...]) -> tuple[Output, ...]:
         body = placement.body if placement.body is not None else self._chunks[0]

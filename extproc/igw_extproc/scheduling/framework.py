@@ -61,6 +61,9 @@ class Reservation(Protocol):
     def close(self, now: float, succeeded: bool = True) -> None:
         """The request is over."""
 
+    def forget(self) -> None:
+        """It is over, and kept without what grows with its prompt."""
+
     def moved_to(self, other: Ledger) -> None:
         """The proxy retried there."""
 

@@ -88,6 +88,11 @@ class PairLease:
         self.prefill.close(now, succeeded)
         self.decode.close(now, succeeded)
 
+    def forget(self) -> None:
+        """It is over at both, and kept without what grows with its prompt."""
+        self.prefill.forget()
+        self.decode.forget()
+
     @property
     def matched_tokens(self) -> int:
         """Of no use: what the endpoint for the answer counts as cached may have come from the other one."""

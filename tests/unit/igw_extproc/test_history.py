@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 
 from igw_api import wire
-from igw_extproc.errors import NoEndpoints
 from igw_extproc.explanation import MOST_TOLD, explained, listed
 from igw_extproc.flight import Flight
-from igw_extproc.history import History, Told
-from igw_extproc.inflight import Lease
-from igw_extproc.messages import REQUEST_ID_ATTRIBUTE
+from igw_extproc.history import History, Refused
 from igw_protos import ext_proc_pb2 as pb
 from igw_testing.builders import Picking, address, chat, member, members, policy, pool
 from igw_testing.conversations import USAGE, Serving, Stream, duplex, modes
@@ -90,7 +87,7 @@ def test_a_request_is_found_by_its_lease_too() -> None:
 def test_its_name_comes_as_an_attribute_where_the_proxy_sends_no_headers() -> None:
     here = serving()
     stream = here.stream()
-    stream.tell(modes(with_attributes(request_body(chat()), {REQUEST_ID_ATTRIBUTE: "one"}), BUFFERED, NONE))
+    stream.tell(modes(with_attributes(request_body(chat()), {"request.id": "one"}), BUFFERED, NONE))
     assert known(here, "one")["outcome"] == "placed"
 
 
@@ -105,30 +102,30 @@ def test_a_refused_request_is_remembered_with_what_the_client_was_told() -> None
 
 
 def test_nothing_that_grows_with_the_prompt_is_kept_after_the_end() -> None:
-    here = serving()
-    stream = send(here, "one")
+    here = Serving(Picking(pool(), *members(2)))
+    stream = here.stream()
+    stream.tell(modes(request_headers(), FULL_DUPLEX, FULL_DUPLEX), request_body(chat(content="word " * 1000)))
+    flight = next(iter(here.picker.history))
+    assert isinstance(flight, Flight)
+    assert len(flight.decision.lease.ask.prefix) > 1
     stream.conversation.ended()
-    told = here.picker.history.find("one")
-    assert told is not None
-    assert told.flight is None
-    assert told.ended is not None
-    assert not [part for part in told.ended if isinstance(part, Flight | Lease)]
+    assert flight.decision.lease.ask.prefix == ()
 
 
 def test_only_the_last_requests_are_remembered() -> None:
     history = History(most=3)
     for at in range(5):
-        history.refused(Told(str(at), 0.0), NoEndpoints("none"))
+        history.add(Refused(str(at), 0.0, 503, "no_endpoints", "none"))
     assert [told.request_id for told in history] == ["4", "3", "2"]
 
 
 def test_many_candidates_shorten_the_memory() -> None:
     here = serving(engines=10)
-    here.picker.history = History(most_weighed=25)
+    here.picker.history = History(most=10, most_weighed=25)
     for at in range(5):
         send(here, str(at))
     assert [told.request_id for told in here.picker.history] == ["4", "3"]
-    here.picker.history = History(most_weighed=5)
+    here.picker.history = History(most=10, most_weighed=5)
     send(here, "alone")
     assert [told.request_id for told in here.picker.history] == ["alone"], "the last is always there"
 

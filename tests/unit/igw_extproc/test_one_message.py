@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from igw_extproc import codec, one_message
 from igw_extproc.codec import MalformedMessage
-from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, REQUEST_ID_ATTRIBUTE, Message, Part, Reply
+from igw_extproc.messages import CREDENTIAL_ATTRIBUTES, Message, Part, Reply
 from igw_protos import ext_proc_pb2 as pb
 
 NAMES = st.sampled_from(
@@ -15,7 +15,7 @@ NAMES = st.sampled_from(
         "xds.route_name",
         "request.headers['content-type']",
         "other",
-        REQUEST_ID_ATTRIBUTE,
+        "request.id",
         *CREDENTIAL_ATTRIBUTES,
     ]
 )
@@ -72,16 +72,36 @@ def told(attributes: dict[str, str]) -> bytes:
 
 @given(
     st.dictionaries(NAMES, TEXTS, max_size=6),
-    st.sampled_from([REQUEST_ID_ATTRIBUTE, *CREDENTIAL_ATTRIBUTES]),
+    st.sampled_from(CREDENTIAL_ATTRIBUTES),
     st.text(min_size=1, max_size=3000),
 )
 def test_nothing_more_is_remembered_for_another_key(others: dict[str, str], name: str, key: str) -> None:
-    """What is looked up by its bytes has no secret in it, wherever that stands, and however long it is; and no name."""
+    """What is looked up by its bytes has no secret in it, wherever that stands, and however long it is."""
     codec.decode(told({**others, name: "x" * len(key.encode())}))
     before = codec._remembered.cache_info().misses
     data = told({**others, name: key})
     assert codec.decode(data).attributes == codec._decode(data).attributes
     assert codec._remembered.cache_info().misses == before
+
+
+def test_nothing_more_is_remembered_for_another_request() -> None:
+    """Its id is told, and looked up with nothing."""
+    path = {"request.path": "/v1/chat/completions"}
+    names = [f"6f0c4a52-4d1e-9b0e-8a67-5a3b1d2c9e{at:02}" for at in range(3)]
+    codec.decode(told({**path, "request.id": names[0]}))
+    before = codec._remembered.cache_info().misses
+    for name in names:
+        data = told({**path, "request.id": name})
+        assert codec.decode(data) == codec._decode(data)
+        assert (codec.decode(data).request_id, codec.decode(data).attributes) == (name, path)
+    assert codec._remembered.cache_info().misses == before
+
+
+@given(st.dictionaries(NAMES, TEXTS, max_size=6), TEXTS | st.uuids().map(str))
+def test_an_id_is_read_whatever_it_looks_like(others: dict[str, str], name: str) -> None:
+    data = told({**others, "request.id": name})
+    assert codec.decode(data) == codec._decode(data)
+    assert codec.decode(data).request_id == name
 
 
 @given(requests())
