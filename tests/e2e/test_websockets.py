@@ -62,6 +62,12 @@ async def leave(gateway: Gateway, *addresses: str) -> None:
     await until(are_known, SEEN_S, gateway.picker_log)
 
 
+async def tell(engines: Engines) -> None:
+    """Wait until each has said twice how much it has to do: the picker heard it at least once."""
+    wanted = [one.pages + 2 for one in engines]
+    await until(lambda: all(one.pages >= pages for one, pages in zip(engines, wanted, strict=True)), SEEN_S)
+
+
 async def test_open_websockets_weigh_on_their_engines(gateway: Gateway, engines: Engines) -> None:
     """Although their engines do not count them: the next one goes where there are fewer."""
     one, two = engines
@@ -71,8 +77,7 @@ async def test_open_websockets_weigh_on_their_engines(gateway: Gateway, engines:
         for _ in range(2):
             for _ in engines:
                 found[await engine_of(await stack.enter_async_context(await opened(gateway)))] += 1
-            told = (one.pages, two.pages)
-            await until(lambda told=told: min(one.pages - told[0], two.pages - told[1]) >= 2, SEEN_S)
+            await tell(engines)
         assert found == {"one": 2, "two": 2}
         await gateway.in_flight_is(**{one.address: 2, two.address: 2})
     await gateway.in_flight_is()
