@@ -124,7 +124,7 @@ async def test_a_websocket_stays_open_while_all_else_changes(gateway: Gateway, e
 async def test_the_end_waits_for_websockets_and_then_closes_them(tmp_path: Path, engines: Engines) -> None:
     """Envoy passes bytes and adds none: what it closes itself has no closing word."""
     addresses = [one.address for one in engines]
-    async with running_gateway(tmp_path, addresses, "--drain-timeout", "3") as gateway, await opened(gateway) as socket:
+    async with running_gateway(tmp_path, addresses, "--drain-timeout", "6") as gateway, await opened(gateway) as socket:
         name = await engine_of(socket)
         gateway.up.stop()
         await gateway.up.line("draining: 1 request", SEEN_S)
