@@ -9,6 +9,7 @@ Faults of ours never cost the client its request: the stream ends with an error,
 import logging
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 from igw_api import wire
 from igw_extproc import codec, history, openai
@@ -241,7 +242,9 @@ class Process(Conversation):
         flight.responded(response)
         if response.prefill is not None:
             self._prefilled(flight, response.prefill, response.status)
-        if response.whole and response.status < 400:
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._proves(flight)
+        elif response.whole and response.status < 400:
             self._first_byte(flight)
         address = flight.first_choice.endpoint.address
         picker.telemetry.responses[(response.served or address, f"{response.status // 100}xx")] += 1
@@ -293,12 +296,15 @@ class Process(Conversation):
         seconds = flight.first_byte(now)
         if seconds is None:
             return
-        if flight.watch is not None and flight.went_well(True):
-            # A probe has succeeded: its end may be far.
-            flight.proven = True
-            self._picker.director.health.went_well(flight.place, flight.placed_at, now)
+        self._proves(flight)
         self._picker.telemetry.saw_first_byte(flight.pool, seconds, flight.decision.first_token_s)
         self._wake(flight, now)
+
+    def _proves(self, flight: Flight) -> None:
+        """If it was a probe, that has succeeded: the end of an answer, and of a WebSocket, may be far."""
+        if flight.watch is not None and flight.went_well(True):
+            flight.proven = True
+            self._picker.director.health.went_well(flight.place, flight.placed_at, self._picker.clock())
 
     def _priced(self, outputs: tuple[Output, ...], chunk: Chunk) -> tuple[Output, ...]:
         """With the body's end, what the request cost: for whoever reads the proxy's metadata, as rate limits do."""

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
 
 import orjson
 
@@ -37,6 +38,8 @@ _PATHS = (
     ("/rerank", Api.RERANK),
     ("/score", Api.RERANK),
 )
+_REALTIME = "/realtime"
+_MODEL_QUERY = re.compile(r"(?:^|&)model=([^&#]+)")
 
 
 class Reading(NamedTuple):
@@ -69,7 +72,7 @@ def read(path: str | None, content_type: str | None, body: bytes, complete: bool
     """Read a request body. Raises BadRequest and WrongContentType, for known paths and whole bodies only."""
     api = api_of(path)
     if api is Api.OPAQUE or not body or _is_framed(content_type):
-        return Reading(Api.OPAQUE)
+        return Reading(Api.OPAQUE, _queried(path))
     if content_type and content_type != "application/json" and not _is_json(content_type):
         kind = content_type.partition(";")[0].strip()[:100]
         raise WrongContentType(f"Content-Type is `{kind}`; this path takes `application/json`.")
@@ -77,6 +80,13 @@ def read(path: str | None, content_type: str | None, body: bytes, complete: bool
     if document is None:
         return Reading(api, model=_search_model(body))
     return _reading(api, document, complete)
+
+
+def _queried(path: str | None) -> str | None:
+    """The model of a WebSocket of the realtime API, which has no body."""
+    place, _, query = (path or "").partition("?")
+    found = _MODEL_QUERY.search(query) if place.endswith(_REALTIME) else None
+    return unquote_plus(found[1]) if found else None
 
 
 def rewrite_model(document: dict[str, Any], name: str) -> bytes:

@@ -68,7 +68,7 @@ async def test_a_websocket_goes_through(patched: Space, session: aiohttp.ClientS
     base = await aside(patched.base, "gw", PORT)
     async with session.ws_connect(f"{base}/v1/realtime") as socket:
         await socket.send_str("one")
-        assert await socket.receive_str(timeout=10) == "double one"
+        assert (await socket.receive_str(timeout=10)).endswith(" one")
 
 
 async def test_an_engine_that_fails_requests_gets_none(patched: Space, session: aiohttp.ClientSession) -> None:

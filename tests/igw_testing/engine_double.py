@@ -1,18 +1,22 @@
 """An engine that does what a test tells it, on a real socket: it echoes, streams chunk by chunk, or refuses.
 
 For tests of the proxy, which need to hold a response open or break it at a chosen moment. Anything about load belongs
-to the simulated engines. `python -m igw_testing.engine_double HOST PORT` runs one until it is killed.
+to the simulated engines. `python -m igw_testing.engine_double HOST PORT` runs one until it is killed; its name is the
+Pod's, from `POD_NAME`.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 END = b""
+# Said by WebSocket, it makes the engine close it, with the code of that name.
+GOING_AWAY = "going away"
 # Requests that run and that wait there, and the share of the KV cache that is in use.
 IDLE, FULL = (0.0, 0.0, 0.0), (8.0, 4.0, 1.0)
 
@@ -28,6 +32,7 @@ class EngineDouble:
     delay: float = 0.0  # seconds until it answers
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
+    pages: int = 0  # how often it was asked for its metrics
     chunks: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
     runner: web.AppRunner | None = None
 
@@ -42,7 +47,7 @@ class EngineDouble:
         await self.runner.cleanup()
 
     async def echo(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("upgrade", "").lower() == "websocket":
+        if request.headers.get("upgrade", "").lower() == "websocket" and self.status == 200:
             return await self._websocket(request)
         body = await request.read()
         self._saw(request)
@@ -62,6 +67,7 @@ class EngineDouble:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """A vLLM's page, so that a real picker knows it."""
+        self.pages += 1
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
         lines = [f"vllm:{name} {number}" for name, number in zip(names, self.numbers, strict=True)]
         return web.Response(text="".join(f"{line}\n" for line in lines))
@@ -73,7 +79,9 @@ class EngineDouble:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         async for message in socket:
-            if message.type is WSMsgType.TEXT:
+            if message.data == GOING_AWAY:
+                await socket.close(code=WSCloseCode.GOING_AWAY)
+            elif message.type is WSMsgType.TEXT:
                 await socket.send_str(f"{self.name} {message.data}")
         return socket
 
@@ -100,7 +108,7 @@ async def running_engine(name: str = "one", port: int = 0, host: str = "127.0.0.
 
 async def main(host: str, port: str) -> None:
     """One engine, until it is killed."""
-    async with running_engine("double", int(port), host):
+    async with running_engine(os.environ["POD_NAME"], int(port), host):
         await asyncio.Event().wait()
 
 

@@ -69,9 +69,13 @@ def impatient_gateway(*ports: int) -> str:
 
     A stream of several seconds is cut then, as it would be after a minute elsewhere.
     """
-    settings = {"shutdown": {"drainTimeout": "1s"}}
-    proxy = _text("gateway.envoyproxy.io/v1alpha1", "EnvoyProxy", "impatient", settings)
-    reference = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "impatient"}
+    return draining_gateway(*ports, drainTimeout="1s")
+
+
+def draining_gateway(*ports: int, **shutdown: str) -> str:
+    """A Gateway whose Envoy drains like this when it is to end, or when a listener was changed."""
+    proxy = _text("gateway.envoyproxy.io/v1alpha1", "EnvoyProxy", "draining", {"shutdown": shutdown})
+    reference = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "draining"}
     return f"{proxy}---\n{gateway(ports=ports, infrastructure={'parametersRef': reference})}"
 
 

@@ -51,8 +51,16 @@ def provider(name: str) -> str:
 
 
 def sockets(name: str) -> str:
-    """A double that echoes what it gets by WebSocket."""
+    """A double that echoes what it gets by WebSocket, with its Pod's name."""
     return _double(name, "igw_testing.engine_double")
+
+
+def leaving_late(pods: str, seconds: int) -> str:
+    """The same Pods, which go on for so long after their end has begun: only then their engines are told to end."""
+    body = _loaded(pods)
+    body["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = seconds + 10
+    _containers(body)[0]["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
+    return _text(body)
 
 
 def _double(name: str, module: str, ready: str = "") -> str:
@@ -62,7 +70,7 @@ def _double(name: str, module: str, ready: str = "") -> str:
     container["command"] = [sys.executable, "-m", module, "0.0.0.0", "8000"]
     if ready:
         container["readinessProbe"]["httpGet"]["path"] = ready
-    container["env"] = [{"name": "PYTHONPATH", "value": str(ROOT / "tests")}]
+    container["env"].append({"name": "PYTHONPATH", "value": str(ROOT / "tests")})
     pods["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1
     return _text(pods)
 

@@ -100,6 +100,16 @@ async def test_a_websocket_counts_as_in_flight_until_it_closes(tmp_path: Path, m
 
 
 @MODES
+async def test_a_websocket_goes_to_the_pool_of_the_model_that_its_path_names(tmp_path: Path, mode: str) -> None:
+    async with gateway(tmp_path, mode) as here:
+        async with here.client.ws_connect("/v1/realtime?model=small-model") as socket:
+            assert await answered(socket) == "small-idle: hello"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await here.client.ws_connect("/v1/realtime?model=unheard-of")
+        assert refused.value.status == 404
+
+
+@MODES
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_request_counts_as_in_flight_until_its_response_ends(tmp_path: Path, mode: str, method: str) -> None:
     """With or without a body."""

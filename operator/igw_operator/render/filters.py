@@ -147,14 +147,21 @@ def placed(placement: Placement, rules: PickerRules) -> dict[str, PackedAny]:
     elif placement.failure_mode is FailureMode.CLOSE:
         # Its cluster serves placed requests only, so those without a body must be placed too: by their headers.
         config[PLACEMENT_FILTER] = _request_modes(_HEADERS.SEND, _BODY.BUFFERED_PARTIAL)
-    if placement.first_byte:
-        config[FIRST_BYTE_FILTER] = _enabled()
-    return config
+    return config | _observed(placement)
 
 
 def placed_by_headers() -> dict[str, PackedAny]:
-    """Where all that matters is in the headers. An upgrade has nothing else, and waiting for a body would hang it."""
+    """Where all that matters is in the headers: nothing is held."""
     return {PLACEMENT_FILTER: _request_modes(_HEADERS.SEND, _BODY.NONE)}
+
+
+def upgraded(placement: Placement) -> dict[str, PackedAny]:
+    """An upgrade has no body to wait for. Who agreed to it is shown: it may be there for hours."""
+    return placed_by_headers() | _observed(placement)
+
+
+def _observed(placement: Placement) -> dict[str, PackedAny]:
+    return {FIRST_BYTE_FILTER: _enabled()} if placement.first_byte else {}
 
 
 def _request_modes(

@@ -30,7 +30,7 @@ from igw_operator.plan.model import (
 from igw_operator.render.access import guarded
 from igw_operator.render.errors import SERVICE_ERROR
 from igw_operator.render.files import file_name, seconds
-from igw_operator.render.filters import placed, placed_by_headers
+from igw_operator.render.filters import placed, placed_by_headers, upgraded
 from igw_operator.render.local_replies import error_format
 from igw_operator.render.providers import provider_action, served_by
 from igw_operator.render.tries import retry_on
@@ -126,11 +126,11 @@ def _share(
         return
     name = lead_name(placement.site) if placement.site else str(placement.pool)
     yield from _overflows(route, placement, bound, plan, clusters)
-    # An upgrade has no body to wait for, and what is about a kept response belongs to the engine that its path names:
-    # the picker gets the headers of such a request.
-    for header in (_upgrade(), _kept_response()):
+    # What is about a kept response belongs to the engine that its path names: the picker gets the headers of such a
+    # request, as it does of an upgrade.
+    for header, config in ((_upgrade(), upgraded(placement)), (_kept_response(), placed_by_headers())):
         match = _match(route.match, bound, (header,), chosen)
-        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=placed_by_headers())
+        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=config)
     yield route_v3.Route(
         name=name,
         match=_match(route.match, bound, metadata=chosen),

@@ -8,8 +8,16 @@ from igw_api.split import Split
 from igw_api.standby import Provider, Standby
 from igw_extproc.domain import Ask
 from igw_testing.builders import Picking, address, arrived, chat, load, member, members, model, policy, pool
-from igw_testing.conversations import Serving, modes
-from igw_testing.ext_proc import BUFFERED, NONE, headers_set, request_body, request_headers, with_attributes
+from igw_testing.conversations import Serving, duplex, modes, observe
+from igw_testing.ext_proc import (
+    BUFFERED,
+    NONE,
+    destinations,
+    headers_set,
+    request_body,
+    request_headers,
+    with_attributes,
+)
 from igw_testing.placing import first, place
 
 FULL = load(running=8, waiting=4, kv_usage=1.0, kv_capacity_tokens=10_000)
@@ -36,6 +44,22 @@ def test_a_failing_endpoint_gets_no_request_until_it_is_probed() -> None:
         here.director.end(probe.flight, 32.0)
     assert here.ledger(1) not in here.director.health.out
     assert {first(place(here, arrived(chat()), 32.0)) for _ in range(8)} == {address(1), address(2)}
+
+
+def test_a_websocket_that_opens_is_a_probe_that_has_succeeded() -> None:
+    """It may stay open for hours, and keep others away for as long."""
+    here = Serving(Picking(pool(), *members(2)))
+    health = here.picking.director.health
+    fail(here.picking, 1, now=here.now)
+    here.now += 31.0
+    health.tick(here.now)
+    placed = [duplex(here.stream())[0] for _ in range(8)]
+    probes = [head for head in placed if destinations(head)[0] == address(1)]
+    assert len(probes) == PassiveHealth().probes and here.picking.ledger(1) in health.out
+    for head in probes:
+        observe(here.stream(), headers_set(head)[wire.LEASE_HEADER], status=101)
+    assert here.picking.ledger(1) not in health.out
+    assert not here.telemetry.first_byte, "to agree is no token"
 
 
 def test_with_all_endpoints_out_requests_are_placed_all_the_same() -> None:

@@ -65,6 +65,22 @@ def test_an_unknown_path_is_never_read_nor_refused(body: bytes, complete: bool) 
     assert read(body, "/generate", content_type="x/y", complete=complete) == Reading(Api.OPAQUE)
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/realtime?model=qwen", "qwen"),
+        ("/tenant/a/v1/realtime?intent=transcription&model=org%2Fname+1", "org/name 1"),
+        ("/v1/realtime", None),
+        ("/v1/realtime?model=", None),
+        ("/v1/realtime?other_model=qwen", None),
+        ("/v1/models?model=qwen", None),
+    ],
+)
+def test_a_realtime_connection_names_its_model_in_the_query(path: str, named: str | None) -> None:
+    """It has no body. Elsewhere a parameter of that name may mean anything."""
+    assert read(b"", path, content_type=None) == Reading(Api.OPAQUE, named)
+
+
 # ------------------------------------------------------------------------------------------------ content types
 
 

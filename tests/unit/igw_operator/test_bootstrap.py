@@ -79,10 +79,10 @@ def test_the_pickers_filters_are_off_until_a_route_turns_them_on() -> None:
         assert {one["name"] for one in filters if one.get("disabled")} == {*ours, ACCESS_FILTER}
     (plain,) = route_entries(files[RDS_80])
     assert "typed_per_filter_config" not in plain
-    *by_headers, placed = route_entries(files[RDS_81])
-    for route in by_headers:
-        assert set(route["typed_per_filter_config"]) == {PLACEMENT_FILTER}
-    assert set(placed["typed_per_filter_config"]) == ours
+    upgrade, kept, placed = (set(route["typed_per_filter_config"]) for route in route_entries(files[RDS_81]))
+    assert upgrade == {PLACEMENT_FILTER, FIRST_BYTE_FILTER}
+    assert kept == {PLACEMENT_FILTER}
+    assert placed == ours
 
 
 def test_shares_are_taken_one_after_the_other_from_one_draw() -> None:
