@@ -1,6 +1,6 @@
 """The Gateway API kinds that standalone mode serves: GatewayClass, Gateway, HTTPRoute.
 
-A subset: plain HTTP listeners, and routes by path, header, method and query parameter to Services and InferencePools.
+A subset: HTTP and HTTPS listeners; routes by path, header, method and query parameter to Services and InferencePools.
 What the API defines and standalone mode does not do is an error that names the field, never silently dropped. On
 Kubernetes these objects belong to the gateway's own controller, and nothing here is used.
 """
@@ -91,13 +91,29 @@ class AllowedRoutes(Strict):
     kinds: Any = None  # only HTTPRoute exists here, so there is nothing to restrict
 
 
+class CertificateRef(Strict):
+    group: Literal[""] = ""
+    kind: Literal["Secret"] = "Secret"
+    namespace: Namespace | None = None
+    name: Name
+
+
+class ListenerTls(Strict):
+    mode: Literal["Terminate"] = "Terminate"
+    certificate_refs: Annotated[
+        list[CertificateRef], Field(min_length=1, max_length=8), unique("Secret", lambda ref: ref.name)
+    ]
+    options: Unsupported = None
+    frontend_validation: Unsupported = None
+
+
 class ListenerSpec(Strict):
     name: Name
-    protocol: Literal["HTTP"]
+    protocol: Literal["HTTP", "HTTPS"]
     port: Port
     hostname: Hostname | None = None
     allowed_routes: AllowedRoutes = AllowedRoutes()
-    tls: Unsupported = None
+    tls: ListenerTls | None = None
 
 
 class GatewaySpec(Strict):
@@ -121,12 +137,43 @@ class GatewayObject(ApiObject):
     spec: GatewaySpec
 
     def convert(self) -> tuple[Gateway]:
-        """The gateway."""
+        """The gateway. Raises Invalid."""
         listeners = tuple(
-            Listener(one.name, one.port, one.hostname, one.allowed_routes.namespaces.from_ == "All")
-            for one in self.spec.listeners
+            Listener(
+                one.name,
+                one.port,
+                one.hostname,
+                one.allowed_routes.namespaces.from_ == "All",
+                _certificates(self.metadata, one, ("spec", "listeners", index)),
+            )
+            for index, one in enumerate(self.spec.listeners)
         )
+        _check_protocols(self.spec.listeners)
         return (Gateway(self.metadata.key, self.spec.gateway_class_name, listeners, self.metadata.created),)
+
+
+def _certificates(meta: ObjectMeta, listener: ListenerSpec, path: tuple[PathPart, ...]) -> tuple[Key, ...]:
+    if listener.tls is None:
+        if listener.protocol == "HTTPS":
+            raise Invalid((*path, "tls"), "is required for HTTPS: name a Secret in certificateRefs")
+        return ()
+    if listener.protocol == "HTTP":
+        raise Invalid((*path, "tls"), "goes with protocol HTTPS; with HTTP, remove it")
+    for index, ref in enumerate(listener.tls.certificate_refs):
+        if ref.namespace not in (None, meta.namespace):
+            where = (*path, "tls", "certificateRefs", index, "namespace")
+            raise Invalid(where, f"must be the Gateway's own, {meta.namespace}")
+    return tuple(Key(meta.namespace, ref.name) for ref in listener.tls.certificate_refs)
+
+
+def _check_protocols(listeners: Sequence[ListenerSpec]) -> None:
+    """Listeners share a port by host name, and TLS or not is decided before there is one."""
+    first: dict[int, ListenerSpec] = {}
+    for index, one in enumerate(listeners):
+        other = first.setdefault(one.port, one)
+        if other.protocol != one.protocol:
+            told = f"port {one.port} is {other.protocol} for listener {other.name}; give this one another port"
+            raise Invalid(("spec", "listeners", index, "protocol"), told)
 
 
 class ParentRef(Strict):

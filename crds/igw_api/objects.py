@@ -186,12 +186,16 @@ class GatewayClass:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One port of a Gateway, for plain HTTP. `hostname` None: every host; `*.` in front: every subdomain."""
+    """One port of a Gateway. `hostname` None: every host; `*.` in front: every subdomain.
+
+    `certificates`: Secrets with what it shows to clients; none: it speaks plain HTTP, or somebody else reads them.
+    """
 
     name: str
     port: int
     hostname: str | None = None
     any_namespace: bool = False  # False: only routes of the Gateway's own namespace may attach
+    certificates: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from typing import Final
 
 # Client paths that begin so are a provider's, with its own path instead.
 VERSION_PATH: Final = "/v1"
-# The keys of the Secrets that providers name: the whole Authorization header, and certificates of authorities.
+# The key of the Secrets that providers name: the whole Authorization header.
 CREDENTIAL: Final = "credential"
-AUTHORITIES: Final = "ca.crt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ POOL_HEADER: Final = "x-igw-pool"
 # Picker -> proxy: the tokens that a response cost, a number in `envoy.lb` metadata with the body's end.
 REQUEST_COST_KEY: Final = "x-gateway-inference-request-cost"
 
+# The name that a picker's certificate has, where it shows one.
+PICKER_HOST: Final = "igw-picker"
+
 # Proxy -> picker and engine: the name of the client whose token the request had.
 CLIENT_HEADER: Final = "x-igw-client"
 

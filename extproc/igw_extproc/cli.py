@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-import ssl
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from igw_extproc.server import run
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources.files import BadObjects
 from igw_extproc.sources.kube_access import NoAccess
+from igw_extproc.tls import TlsFiles, Unusable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _DEFAULTS = Settings()
@@ -61,6 +61,9 @@ def picker(
     ] = _DEFAULTS.drain_seconds,
     tls_certificate: Annotated[Path | None, typer.Option(exists=True, help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, help="PEM private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(exists=True, help="PEM certificates of those who sign clients'; none: any may come.")
+    ] = None,
     log_level: Annotated[Level, typer.Option(help="Level of the log.")] = Level.INFO,
 ) -> None:
     """Run the endpoint picker: the ext_proc server that Envoy asks where each request shall go."""
@@ -70,6 +73,8 @@ def picker(
         _fail(f"unknown policy `{policy}`; choose one of: {', '.join(POLICIES)}")
     if (tls_certificate is None) != (tls_key is None):
         _fail("--tls-certificate and --tls-key go together")
+    if tls_client_ca is not None and tls_key is None:
+        _fail("--tls-client-ca goes with --tls-certificate and --tls-key")
     if bool(objects) == (kubernetes is not None):
         _fail("say where the objects come from: either --objects or --kubernetes")
     if kubeconfig is not None and kubernetes is None:
@@ -85,13 +90,12 @@ def picker(
         policy=policy,
         max_body_bytes=max_body_bytes,
         drain_seconds=drain_seconds,
-        tls_certificate=tls_certificate,
-        tls_key=tls_key,
+        tls=TlsFiles(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, lambda line: print(line, flush=True)))
-    except* (OSError, BadObjects, NoAccess) as group:
+    except* (OSError, BadObjects, NoAccess, Unusable) as group:
         _fail("; ".join(_reason(error, settings) for error in group.exceptions))
 
 
@@ -103,8 +107,6 @@ def _config_map(text: str) -> Key:
 
 
 def _reason(error: BaseException, settings: Settings) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "--tls-certificate and --tls-key: not a certificate and its key in PEM form"
     if isinstance(error, socket.gaierror):
         return f"--host {settings.host}: {error.strerror}"
     if isinstance(error, OSError) and error.filename is None and error.strerror:

@@ -6,12 +6,9 @@ import math
 import random
 import secrets
 import signal
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
-
-import grpc
 
 from igw_extproc import telemetry
 from igw_extproc.admission import Admission
@@ -35,6 +32,7 @@ from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources import files, kube_access, kubernetes
+from igw_extproc.tls import server_context, server_credentials
 from igw_extproc.transport import Methods
 
 log = logging.getLogger(__name__)
@@ -119,7 +117,8 @@ class Parts:
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises OSError for a taken port, files.BadObjects for objects we cannot serve, NoAccess without a way to Kubernetes.
+    Raises OSError for a taken port, files.BadObjects for objects we cannot serve, NoAccess without a way to Kubernetes,
+    tls.Unusable for certificates that no server can use.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -158,28 +157,14 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
 
 def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> Server:
     if settings.transport is TransportName.GRPC:
-        return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, _grpc_credentials(settings))
-    return Http2Server(methods, Limits(max_message=settings.max_body_bytes + _SLACK), _tls(settings))
+        credentials = server_credentials(settings.tls) if settings.tls is not None else None
+        return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, credentials)
+    context = server_context(settings.tls) if settings.tls is not None else None
+    return Http2Server(methods, Limits(max_message=settings.max_body_bytes + _SLACK), context)
 
 
 # What a message holds beside its body: headers, attributes.
 _SLACK = 1024 * 1024
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    return context
-
-
-def _grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair])
 
 
 class _Snapshots:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from igw_api.objects import Key
+from igw_extproc.tls import TlsFiles
 
 
 class TransportName(StrEnum):
@@ -33,5 +34,4 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     # Seconds from the first SIGTERM to the end: the proxy notices by its health check within two.
     drain_seconds: float = 3.0
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
+    tls: TlsFiles | None = None  # None: plain text

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from igw_api.meta import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN
+from igw_api.meta import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN, NAME_PATTERN, NAMESPACE_PATTERN
 from igw_api.objects import Key, Member
 from igw_operator.console import Console
 from igw_operator.render.files import Address
@@ -58,6 +58,10 @@ def _up(
         list[str] | None,
         typer.Option(help="An engine, as LABEL=VALUE[,LABEL=VALUE]@ADDRESS[:PORT]. Repeatable."),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(help="A Secret as [NAMESPACE/]NAME=DIRECTORY, a file for each of its keys. Repeatable."),
+    ] = None,
     listen_host: Annotated[str, typer.Option(help="Address to open ports on; 0.0.0.0 for the network.")] = "127.0.0.1",
     listen: Annotated[
         list[str] | None,
@@ -65,6 +69,10 @@ def _up(
     ] = None,
     state_dir: Annotated[Path, typer.Option(help="Where generated files and logs go.")] = Path(".igw"),
     picker_transport: Annotated[Transport, typer.Option(help="Transport of the picker.")] = Transport.HTTP2,
+    picker_tls: Annotated[
+        Path | None,
+        typer.Option(help="TLS between Envoy and the picker: a directory with tls.crt, tls.key and ca.crt."),
+    ] = None,
     admin_port: Annotated[
         int, typer.Option(min=0, max=LAST_PORT, help="Envoy's admin port, on this machine only; 0 means any.")
     ] = 0,
@@ -85,9 +93,11 @@ def _up(
             manifests=tuple(manifests),
             state_dir=state_dir.absolute(),
             members=tuple(parse_endpoint(text) for text in endpoint or ()),
+            secrets=dict(parse_secret(text) for text in secret or ()),
             listen_host=_host(listen_host, f"--listen-host {listen_host}"),
             listens=dict(parse_listen(text, listen_host) for text in listen or ()),
             picker_transport=picker_transport,
+            picker_tls=picker_tls.absolute() if picker_tls else None,
             picker_command=tuple(shlex.split(picker_command)) if picker_command else picker_module(),
             admin_port=admin_port,
             metrics_port=metrics_port,
@@ -114,6 +124,16 @@ def parse_endpoint(text: str) -> Member:
         raise ValueError(f"--endpoint {text}: '0' is not a port that an engine can have")
     name = f"cli-{host.replace(':', '-')}" + (f"-{port}" if port else "")
     return Member(Key("default", name), host, port, {name: value for name, _, value in pairs})
+
+
+def parse_secret(text: str) -> tuple[Key, Path]:
+    """`team-a=tokens/` or `llm/web=/etc/igw/web`. Raises ValueError."""
+    identity, _, place = text.partition("=")
+    namespace, slash, name = identity.rpartition("/")
+    key = Key(namespace if slash else "default", name)
+    if not (place and re.fullmatch(NAME_PATTERN, name) and re.fullmatch(NAMESPACE_PATTERN, key.namespace)):
+        raise ValueError(f"--secret {text}: must look like NAME=DIRECTORY or NAMESPACE/NAME=DIRECTORY")
+    return key, Path(place)
 
 
 def _is_label(name: str, value: str) -> bool:

@@ -14,6 +14,7 @@ from igw_api.objects import AnyObject, AttachTo, Key
 from igw_api.objectset import ObjectSet, dump
 from igw_operator import envoy, state
 from igw_operator.plan.build import build_plan
+from igw_operator.plan.certificates import secrets_of
 from igw_operator.plan.model import Condition, GatewayPlan, ProviderCluster
 from igw_operator.plan.standbys import only_led_to
 from igw_operator.ports import Bind, Binds, Places
@@ -21,6 +22,7 @@ from igw_operator.render.bootstrap import BOOTSTRAP_FILE, bootstrap, everything,
 from igw_operator.render.files import Address, Surroundings
 from igw_operator.render.providers import credential_files
 from igw_operator.render.routes import leads
+from igw_operator.render.tls import pem_files
 from igw_operator.settings import UpSettings
 from igw_operator.sources import Manifests
 
@@ -121,13 +123,16 @@ class Configuration:
             *(pool for pool in running.pools.values() if ("InferencePool", pool.key) in refused),
             *(route for route in running.routes.values() if ("HTTPRoute", route.key) in refused),
         ]
+        for gateway in running.gateways.values():
+            if ("Gateway", gateway.key) in refused:
+                kept += [gateway, *(running.secrets[key] for key in secrets_of(gateway) if key in running.secrets)]
         return objects.merge(ObjectSet.of(kept)) if kept else objects
 
     async def check(self, intent: Intent) -> None:
         """Ask Envoy about it. Raises ConfigRefused."""
         path = self.directory / CHECK_FILE
         # Envoy takes no file for granted that is not there.
-        state.replace_all(self.directory, credential_files(intent.plan, intent.objects.secrets), private=True)
+        state.replace_all(self.directory, _private_files(intent), private=True)
         state.replace(path, everything(intent.plan, self._surroundings(intent)).encode())
         await envoy.validate(self.binary, path)
 
@@ -153,8 +158,7 @@ class Configuration:
         if self.intent is not None:
             files = resource_files(self.intent.plan, self._surroundings(self.intent))
             state.replace_all(self.directory, files)
-            keys = credential_files(self.intent.plan, self.intent.objects.secrets)
-            state.remove_others(self.directory, (*files, *keys))
+            state.remove_others(self.directory, (*files, *_private_files(self.intent)))
 
     def _surroundings(self, intent: Intent) -> Surroundings:
         return Surroundings(
@@ -164,7 +168,14 @@ class Configuration:
             binds=intent.binds,
             access_log=self.settings.access_log,
             authorities=authorities(),
+            picker_tls=str(self.settings.picker_tls) if self.settings.picker_tls else None,
         )
+
+
+def _private_files(intent: Intent) -> dict[str, str]:
+    """What Envoy alone may read: keys of providers, keys of certificates."""
+    secrets = intent.objects.secrets
+    return {**credential_files(intent.plan, secrets), **pem_files(intent.plan, secrets)}
 
 
 def _with_former(before: Intent | None, now: Intent) -> tuple[ProviderCluster, ...]:
@@ -182,7 +193,8 @@ def authorities() -> str:
 
 def _is_mistake(condition: Condition) -> bool:
     """What must be corrected before it is taken over. Of objects that belong to pools, the others serve on."""
-    return condition.kind in ("InferencePool", "HTTPRoute") and condition.type == "Accepted" and not condition.status
+    kinds = ("InferencePool", "HTTPRoute", "Gateway")
+    return condition.kind in kinds and condition.type == "Accepted" and not condition.status
 
 
 def _doubts(conditions: Iterable[Condition]) -> list[str]:

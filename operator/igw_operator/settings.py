@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from igw_api.objects import Member
+from igw_api.objects import Key, Member
 from igw_operator.render.files import Address
 
 
@@ -20,6 +20,7 @@ class UpSettings:
 
     manifests: tuple[Path, ...]
     state_dir: Path
+    secrets: Mapping[Key, Path] = field(default_factory=dict)  # directories with a file for each of a Secret's keys
     members: tuple[Member, ...] = ()  # endpoints from the command line
     listen_host: str = "127.0.0.1"
     listens: Mapping[int, Address] = field(default_factory=dict)  # a Gateway's port -> where to bind it instead
@@ -27,6 +28,7 @@ class UpSettings:
     picker_port: int = 0
     metrics_port: int = 0
     picker_transport: str = "http2"
+    picker_tls: Path | None = None  # a directory with tls.crt, tls.key and ca.crt for Envoy and the picker
     picker_command: tuple[str, ...] = field(default_factory=picker_module)
     first_byte: bool = True
     access_log: str | None = None

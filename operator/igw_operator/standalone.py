@@ -13,6 +13,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 import aiohttp
 
 from igw_api import wire
+from igw_api.certificate import AUTHORITIES, CERTIFICATE, PRIVATE_KEY
 from igw_operator import envoy, state
 from igw_operator.configuration import OBJECTS_FILE, Configuration, Intent
 from igw_operator.console import Console
@@ -23,7 +24,7 @@ from igw_operator.render.bootstrap import BOOTSTRAP_FILE
 from igw_operator.render.files import Address
 from igw_operator.render.routes import table_name
 from igw_operator.settings import UpSettings
-from igw_operator.sources import Manifests, Unusable
+from igw_operator.sources import Manifests, Unusable, check_pair
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
 SETTLE = 2.0  # Envoy follows a file within milliseconds
@@ -49,8 +50,10 @@ async def up(settings: UpSettings, console: Console) -> int:
 
 
 def _prepare(settings: UpSettings, held: ExitStack) -> Configuration:
-    manifests = Manifests(settings.manifests)
+    manifests = Manifests(settings.manifests, settings.secrets)
     manifests.check()
+    if settings.picker_tls is not None:
+        check_pair(settings.picker_tls, "--picker-tls")
     binary = envoy.find_binary()
     held.enter_context(state.prepare(settings.state_dir))
     places = choose_places(settings.admin_port, settings.picker_port, settings.metrics_port)
@@ -227,6 +230,12 @@ def _picker_child(settings: UpSettings, gateway: Configuration, console: Console
         "--transport": settings.picker_transport,
         "--log-level": settings.log_level,
     }
+    if settings.picker_tls is not None:
+        arguments |= {
+            "--tls-certificate": settings.picker_tls / CERTIFICATE,
+            "--tls-key": settings.picker_tls / PRIVATE_KEY,
+            "--tls-client-ca": settings.picker_tls / AUTHORITIES,
+        }
     words = [str(word) for pair in arguments.items() for word in pair]
     return Child(
         name="picker",

@@ -65,6 +65,6 @@ def replace_all(directory: Path, files: Mapping[str, str], *, private: bool = Fa
 def remove_others(directory: Path, keep: Iterable[str]) -> None:
     """Remove the resource files that nothing refers to any more."""
     wanted = set(keep)
-    for path in directory.glob("*ds_*.json"):
+    for path in (*directory.glob("*ds_*.json"), *directory.glob("tls_*.pem")):
         if path.name not in wanted:
             path.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from igw_api.resolution import age, winning_policies, winning_policy
 from igw_operator.plan.attach import Refused, Seat, find_seats
 from igw_operator.plan.attachments import attachment_conditions
 from igw_operator.plan.backends import Catalog
+from igw_operator.plan.certificates import certificate_conditions, openable, terminated
 from igw_operator.plan.guards import find_guards, secret_conditions
 from igw_operator.plan.model import (
     Cluster,
@@ -136,7 +137,7 @@ def build_plan(
     sites = tuple(sorted(draft.sites, key=lambda site: (site.gateway, site.listener)))
     standbys = draft.standbys
     plan = GatewayPlan(
-        listeners=tuple(_listeners(draft)),
+        listeners=tuple(_listeners(draft, objects)),
         clusters=clusters,
         sites=sites,
         providers=tuple(standbys.providers[name] for name in sorted(standbys.providers)),
@@ -145,7 +146,7 @@ def build_plan(
     )
     conditions = [*draft.conditions, *standbys.conditions, *attachment_conditions(objects, draft.losers)]
     if sees_secrets:
-        conditions += secret_conditions(objects)
+        conditions += [*secret_conditions(objects), *certificate_conditions(objects)]
     return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
@@ -292,10 +293,10 @@ def _check_pools(draft: _Draft, pools: Iterable[Pool]) -> None:
             draft.say(pool, "Exposed", "NotExposed", message)
 
 
-def _listeners(draft: _Draft) -> Iterator[PlannedListener]:
+def _listeners(draft: _Draft, objects: ObjectSet) -> Iterator[PlannedListener]:
     for gateway in sorted(draft.gateways.values(), key=lambda gateway: gateway.key):
         by_port: dict[int, list[Listener]] = defaultdict(list)
-        for listener in gateway.listeners:
+        for listener in openable(gateway.listeners, objects):
             by_port[listener.port].append(listener)
         for port, sharing in sorted(by_port.items()):
             entries = [host for one in sharing for host in hosts(draft.attached[gateway.key, one.name])]
@@ -304,4 +305,5 @@ def _listeners(draft: _Draft) -> Iterator[PlannedListener]:
                 names=tuple(listener.name for listener in sharing),
                 port=port,
                 hosts=tuple(sorted({host.hostname: host for host in entries}.values(), key=lambda host: host.hostname)),
+                tls=terminated(sharing, objects),
             )

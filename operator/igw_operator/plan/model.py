@@ -187,13 +187,30 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """A Secret with a key and its certificates. `digest` tells two contents apart."""
+
+    secret: Key
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """TLS ends here for clients that ask for `hostname` (None: any other, or none), with one of these certificates."""
+
+    hostname: str | None
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedListener:
-    """A port of a Gateway. Listeners of one Gateway that share a port are one of these."""
+    """A port of a Gateway. Listeners of one Gateway that share a port are one of these. `tls` empty: plain HTTP."""
 
     gateway: Key
     names: tuple[str, ...]
     port: int
     hosts: tuple[Host, ...]
+    tls: tuple[Terminated, ...] = ()
 
     @property
     def label(self) -> str:

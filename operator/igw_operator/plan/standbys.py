@@ -7,10 +7,11 @@ the chain serves.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from igw_api.certificate import AUTHORITIES
 from igw_api.objects import Key, Policy
 from igw_api.objectset import ObjectSet
 from igw_api.resolution import winning_policy
-from igw_api.standby import AUTHORITIES, CREDENTIAL, Provider, Standby
+from igw_api.standby import CREDENTIAL, Provider, Standby
 from igw_operator.plan.model import Condition, Overflow, ProviderCluster
 
 

@@ -35,6 +35,7 @@ from igw_operator.render.filters import (
 from igw_operator.render.local_replies import local_replies
 from igw_operator.render.providers import provider_cluster
 from igw_operator.render.routes import rds_file, route_table, table_name
+from igw_operator.render.tls import certificate_resources, filter_chains, inspectors, picker_resources, picker_socket
 
 BOOTSTRAP_FILE = "bootstrap.json"
 LDS_FILE = "lds.json"
@@ -64,7 +65,7 @@ def everything(plan: GatewayPlan, around: Surroundings) -> str:
             admin=bootstrap_v3.Admin(address=socket_address(around.admin)),
             static_resources=bootstrap_v3.BootstrapStaticResources(
                 clusters=[
-                    picker_cluster(plan.picker, around.picker),
+                    picker_cluster(plan.picker, around.picker, picker_socket(around, inline=True)),
                     *(static_cluster(planned, around) for planned in plan.clusters),
                     *(provider_cluster(planned, around) for planned in plan.providers),
                 ],
@@ -77,12 +78,14 @@ def everything(plan: GatewayPlan, around: Surroundings) -> str:
 def resource_files(plan: GatewayPlan, around: Surroundings) -> Mapping[str, str]:
     """Every watched file, by name, in the order to write them: what is referred to comes first."""
     files = {eds_file(planned.name): resources(endpoints(planned)) for planned in plan.clusters}
+    files |= picker_resources(around)
     files[CDS_FILE] = resources(
-        picker_cluster(plan.picker, around.picker),
+        picker_cluster(plan.picker, around.picker, picker_socket(around)),
         *(cluster(planned, around) for planned in plan.clusters),
         *(provider_cluster(planned, around) for planned in plan.providers),
     )
     files |= {rds_file(listener): resources(route_table(listener, plan)) for listener in plan.listeners}
+    files |= certificate_resources(plan, around)
     files[LDS_FILE] = resources(*(_listener(listener, plan, around) for listener in plan.listeners))
     return files
 
@@ -99,7 +102,8 @@ def _listener(
     return listener_v3.Listener(
         name=table_name(listener),
         address=socket_address(around.binds[listener.gateway, listener.port]),
-        filter_chains=[listener_v3.FilterChain(filters=[manager])],
+        listener_filters=inspectors(listener),
+        filter_chains=filter_chains(listener, manager, around, inline=inline),
         per_connection_buffer_limit_bytes=BUFFER_LIMIT,
         enable_reuse_port=False,  # another program on the port must be an error, not a half of the requests
         connection_balance_config=listener_v3.ListenerConnectionBalanceConfig(

@@ -74,7 +74,9 @@ def endpoints(planned: Cluster) -> endpoint_v3.ClusterLoadAssignment:
     return assignment(planned.name, [_parse(address) for address in planned.endpoints])
 
 
-def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
+def picker_cluster(
+    rules: PickerRules, address: Address, socket: core_v3.TransportSocket | None = None
+) -> cluster_v3.Cluster:
     """The picker, checked actively: a frozen one costs the message timeout only until it is found out."""
     return cluster_v3.Cluster(
         name=PICKER_CLUSTER,
@@ -86,6 +88,7 @@ def picker_cluster(rules: PickerRules, address: Address) -> cluster_v3.Cluster:
         # Below 0 % there is no panic: an unhealthy picker is not asked at all.
         common_lb_config=cluster_v3.ClusterCommonLbConfig(healthy_panic_threshold=type_v3.Percent(value=0)),
         health_checks=[_picker_check(rules)],
+        transport_socket=socket,
     )
 
 

@@ -42,6 +42,7 @@ class Surroundings:
     binds: Mapping[tuple[Key, int], Address]
     access_log: str | None = None
     authorities: str = ""  # the file with the certificates that this machine trusts
+    picker_tls: str | None = None  # the directory with the certificates of Envoy and the picker; None: plain text
 
 
 def seconds(value: float | None) -> timedelta | None:

@@ -31,10 +31,10 @@ from igw_api.standby import CREDENTIAL, VERSION_PATH
 from igw_operator.plan.model import GatewayPlan, ProviderCluster
 from igw_operator.render.clusters import HTTP_OPTIONS, assignment, limits, tcp_keepalive
 from igw_operator.render.files import Address, Surroundings, file_name, file_source, resources, seconds, typed
+from igw_operator.render.tls import SOCKET
 
 # Before anything of the request is sent, so that nothing is billed twice.
 RETRY_ON: Final = "connect-failure,refused-stream"
-_TLS: Final = "envoy.transport_sockets.tls"
 
 
 def provider_cluster(planned: ProviderCluster, around: Surroundings) -> cluster_v3.Cluster:
@@ -150,7 +150,7 @@ def _tls(planned: ProviderCluster, around: Surroundings) -> core_v3.TransportSoc
         )
     name = "" if _is_address(provider.host) else provider.host
     return core_v3.TransportSocket(
-        name=_TLS, typed_config=PackedAny.pack(tls_v3.UpstreamTlsContext(common_tls_context=context, sni=name))
+        name=SOCKET, typed_config=PackedAny.pack(tls_v3.UpstreamTlsContext(common_tls_context=context, sni=name))
     )
 
 

@@ -20,8 +20,7 @@ DEFAULTS = {
     "policy": "prefix-cache",
     "max_body_bytes": 33_554_432,
     "drain_seconds": 3.0,
-    "tls_certificate": None,
-    "tls_key": None,
+    "tls": None,
 }
 
 
