@@ -111,7 +111,7 @@ def picker_socket(around: Surroundings, *, inline: bool = False) -> core_v3.Tran
     if around.picker_tls is None:
         return None
     own, trusted = _picker_pair(around.picker_tls), _picker_authorities(around.picker_tls)
-    context = tls_v3.CommonTlsContext(tls_params=_floor())
+    context = tls_v3.CommonTlsContext(tls_params=_floor(), alpn_protocols=["h2"])
     if inline:
         trusted.match_typed_subject_alt_names = [_named(wire.PICKER_HOST)]
         context.tls_certificates, context.validation_context = [own], trusted

@@ -66,7 +66,7 @@ def write_kubeconfig(place: Path, server: str, authority: Path, token: str) -> P
 def make(folder: Path, names: Iterable[str]) -> Credentials:
     """Create all of it. `names`: what the server is called, IP addresses or DNS names."""
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    authority = _Authority(folder)
+    authority = Authority(folder)
     authority.sign("server", {NameOID.COMMON_NAME: "kube-apiserver"}, names)
     # The API server shows it to the kubelet, for logs and exec.
     client = {NameOID.ORGANIZATION_NAME: "system:masters", NameOID.COMMON_NAME: "kube-apiserver-kubelet-client"}
@@ -81,8 +81,8 @@ def make(folder: Path, names: Iterable[str]) -> Credentials:
     return Credentials(folder, tokens)
 
 
-class _Authority:
-    """Signs what is made for one cluster."""
+class Authority:
+    """Signs what is made in one folder: `ca.crt` is its own certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,11 +92,11 @@ class _Authority:
         self._write("ca", self._draft(self.name, self.key).add_extension(only_signs, critical=True))
 
     def sign(self, file: str, subject: Mapping[x509.ObjectIdentifier, str], names: Iterable[str] = ()) -> None:
-        """A certificate of a server, if it has names, else of a client."""
+        """`<file>.crt` and `<file>.key`: for a client, and with `names` for a server of these too."""
         known = [_general_name(name) for name in names]
         draft = self._draft(_name(subject), _write_key(self.folder / f"{file}.key"))
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if known else ExtendedKeyUsageOID.CLIENT_AUTH
-        draft = draft.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if known else [])]
+        draft = draft.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         if known:
             draft = draft.add_extension(x509.SubjectAlternativeName(known), critical=False)
         self._write(file, draft)
