@@ -261,8 +261,13 @@ def identifiers(path: Path) -> Iterator[str]:
             yield node.arg
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_own(node.value):
             yield node.attr
+
+
+def _is_own(node: ast.expr) -> bool:
+    """Attributes of what is not `self` were named elsewhere, perhaps by others."""
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def words(identifier: str) -> set[str]:

@@ -17,7 +17,7 @@ from igw_extproc.server import run
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources.files import BadObjects
 from igw_extproc.sources.kube_access import NoAccess
-from igw_extproc.tls import TlsFiles, Unusable
+from igw_extproc.tls import Unusable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _DEFAULTS = Settings()
@@ -90,7 +90,9 @@ def picker(
         policy=policy,
         max_body_bytes=max_body_bytes,
         drain_seconds=drain_seconds,
-        tls=TlsFiles(tls_certificate, tls_key, tls_client_ca) if tls_certificate and tls_key else None,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

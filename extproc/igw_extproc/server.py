@@ -32,7 +32,7 @@ from igw_extproc.scheduling.split import SplitStatistics
 from igw_extproc.scraper import Scraper, ScraperStatistics
 from igw_extproc.settings import Settings, TransportName
 from igw_extproc.sources import files, kube_access, kubernetes
-from igw_extproc.tls import server_context, server_credentials
+from igw_extproc.tls import TlsFiles, server_context, server_credentials
 from igw_extproc.transport import Methods
 
 log = logging.getLogger(__name__)
@@ -156,15 +156,22 @@ async def run(settings: Settings, announce: Callable[[str], None]) -> None:
 
 
 def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> Server:
+    files = _tls_files(settings)
     if settings.transport is TransportName.GRPC:
-        credentials = server_credentials(settings.tls) if settings.tls is not None else None
+        credentials = server_credentials(files) if files is not None else None
         return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, credentials)
-    context = server_context(settings.tls) if settings.tls is not None else None
+    context = server_context(files) if files is not None else None
     return Http2Server(methods, Limits(max_message=settings.max_body_bytes + _SLACK), context)
 
 
 # What a message holds beside its body: headers, attributes.
 _SLACK = 1024 * 1024
+
+
+def _tls_files(settings: Settings) -> TlsFiles | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 class _Snapshots:

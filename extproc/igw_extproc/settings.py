@@ -5,7 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from igw_api.objects import Key
-from igw_extproc.tls import TlsFiles
 
 
 class TransportName(StrEnum):
@@ -34,4 +33,7 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     # Seconds from the first SIGTERM to the end: the proxy notices by its health check within two.
     drain_seconds: float = 3.0
-    tls: TlsFiles | None = None  # None: plain text
+    # PEM files, the first two together; None: plain text. The third: who signs the certificates that clients must have.
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None

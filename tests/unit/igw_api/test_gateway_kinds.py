@@ -24,6 +24,8 @@ from igw_api.objects import (
 from igw_testing.manifest_texts import ALPHA, GATEWAY, accepted, manifest, refusals
 
 HTTP = {"name": "http", "protocol": "HTTP", "port": 8080}
+TLS = {"certificateRefs": [{"name": "web"}]}
+HTTPS = {"protocol": "HTTPS", "tls": TLS}
 
 
 def gateway(*listeners: dict[str, Any], **spec: Any) -> str:
@@ -65,13 +67,45 @@ def test_a_gateways_listeners_keep_name_port_host_and_who_may_attach() -> None:
 @pytest.mark.parametrize(
     ("listener", "refusal"),
     [
-        ({"protocol": "HTTPS"}, "spec.listeners[0].protocol: must be one of 'HTTP', not 'HTTPS'"),
-        ({"tls": {"mode": "Terminate"}}, "spec.listeners[0].tls: not supported in standalone mode; remove it"),
+        ({"protocol": "TLS"}, "spec.listeners[0].protocol: must be one of 'HTTP' or 'HTTPS', not 'TLS'"),
+        (
+            {"protocol": "HTTPS"},
+            "spec.listeners[0].tls: is required for HTTPS: name a Secret in certificateRefs",
+        ),
+        ({"tls": TLS}, "spec.listeners[0].tls: goes with protocol HTTPS; with HTTP, remove it"),
+        (
+            {**HTTPS, "tls": {**TLS, "mode": "Passthrough"}},
+            "spec.listeners[0].tls.mode: must be one of 'Terminate', not 'Passthrough'",
+        ),
+        ({**HTTPS, "tls": {}}, "spec.listeners[0].tls.certificateRefs: is required"),
+        (
+            {**HTTPS, "tls": {"certificateRefs": [{"name": "web", "namespace": "other"}]}},
+            "spec.listeners[0].tls.certificateRefs[0].namespace: must be the Gateway's own, default",
+        ),
+        (
+            {**HTTPS, "tls": {**TLS, "frontendValidation": {"caCertificateRefs": [{"name": "ca"}]}}},
+            "spec.listeners[0].tls.frontendValidation: not supported in standalone mode; remove it",
+        ),
         ({"port": 0}, "spec.listeners[0].port: must be at least 1, not 0"),
     ],
 )
 def test_a_listener_that_standalone_mode_cannot_serve_is_refused(listener: dict[str, Any], refusal: str) -> None:
     assert refusals(gateway({**HTTP, **listener})) == [refusal]
+
+
+def test_a_listener_with_tls_names_the_secrets_of_its_certificates() -> None:
+    """In the Gateway's namespace."""
+    text = gateway({**HTTP, **HTTPS, "tls": {"certificateRefs": [{"name": "ec"}, {"kind": "Secret", "name": "rsa"}]}})
+    (found,) = accepted(text, Gateway).listeners
+    assert found.certificates == (Key("default", "ec"), Key("default", "rsa"))
+
+
+def test_a_port_has_one_protocol() -> None:
+    """Whether there is TLS is known before the host name is."""
+    text = gateway(HTTP, {**HTTP, **HTTPS, "name": "tls", "hostname": "a.example.com"})
+    assert refusals(text) == [
+        "spec.listeners[1].protocol: port 8080 is HTTP for listener http; give this one another port"
+    ]
 
 
 def test_two_listeners_may_not_share_a_name_or_a_port_and_host() -> None:

@@ -20,7 +20,9 @@ DEFAULTS = {
     "policy": "prefix-cache",
     "max_body_bytes": 33_554_432,
     "drain_seconds": 3.0,
-    "tls": None,
+    "tls_certificate": None,
+    "tls_key": None,
+    "tls_client_ca": None,
 }
 
 

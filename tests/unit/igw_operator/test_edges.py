@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from igw_api.objects import Key
-from igw_operator.cli import parse_endpoint, parse_listen
+from igw_api.objects import Key, Secret
+from igw_operator.cli import parse_endpoint, parse_listen, parse_secret
 from igw_operator.ports import PortUnavailable, choose_places, claim
 from igw_operator.render.files import Address
-from igw_operator.state import replace, replace_all
+from igw_operator.sources import Manifests
+from igw_operator.state import remove_others, replace, replace_all
 
 
 def test_a_claimed_port_is_free_and_stays_so() -> None:
@@ -54,6 +55,58 @@ def test_a_file_is_moved_into_place_and_left_alone_when_nothing_changed(tmp_path
     assert replace(path, b"2")
     assert os.stat(path).st_ino != first.st_ino
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_only_the_owner_may_read_a_private_file(tmp_path: Path) -> None:
+    """Whatever the directory allows."""
+    replace(tmp_path / "tls_default_web_1.pem", b"key", private=True)
+    assert os.stat(tmp_path / "tls_default_web_1.pem").st_mode & 0o777 == 0o600
+
+
+def test_what_nothing_refers_to_any_more_is_removed(tmp_path: Path) -> None:
+    """Keys too; logs and what Envoy starts with stay."""
+    for name in ("sds_tls_default_web.json", "tls_default_web_1.pem", "tls_default_web_2.pem", "envoy.log", "cds.json"):
+        (tmp_path / name).touch()
+    remove_others(tmp_path, ["tls_default_web_2.pem"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cds.json", "envoy.log", "tls_default_web_2.pem"]
+
+
+def test_a_directory_is_a_secret_with_a_file_for_each_key(tmp_path: Path) -> None:
+    """As Kubernetes mounts one: names that begin with a dot are its own business. Line ends are no part of a token."""
+    (tmp_path / "pool.yaml").write_text("")
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    for name, text in {"ci": "sk-1\n", "alice.b": "sk-2", ".hidden": "x", "ci~": "x", "a b": "x"}.items():
+        (tokens / name).write_text(text)
+    (tokens / "..data").mkdir()
+    key = Key("default", "team")
+    manifests = Manifests([tmp_path / "pool.yaml"], {key: tokens})
+    (found,) = manifests.read()[str(tokens)].objects
+    assert isinstance(found, Secret)
+    assert (found.key, found.data) == (key, {"ci": "sk-1", "alice.b": "sk-2"})
+    tokens.rename(tmp_path / "away")
+    kept = manifests.read()[str(tokens)]
+    assert kept.objects == (found,)
+    assert [str(problem) for problem in kept.problems] == [
+        f"{tokens}:1: Secret default/team: cannot be read: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("team=tokens", (Key("default", "team"), Path("tokens"))),
+        ("llm/web=/etc/web=1", (Key("llm", "web"), Path("/etc/web=1"))),
+    ],
+)
+def test_a_secret_of_the_command_line_has_a_name_and_a_directory(text: str, expected: tuple[Key, Path]) -> None:
+    assert parse_secret(text) == expected
+
+
+@pytest.mark.parametrize("text", ["team", "team=", "=tokens", "/team=tokens", "Team=tokens", "a/b/c=tokens"])
+def test_a_secret_that_makes_no_sense_is_refused_with_the_option(text: str) -> None:
+    with pytest.raises(ValueError, match=f"--secret {text}: must look like"):
+        parse_secret(text)
 
 
 def test_only_changed_files_are_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ API_VERSIONS: Final[Mapping[str, str]] = {
     "Backend": _ENVOY,
     "SecurityPolicy": _ENVOY,
     "HTTPRoute": f"{GATEWAY_GROUP}/v1",
+    "BackendTLSPolicy": f"{GATEWAY_GROUP}/v1",
 }
 
 
