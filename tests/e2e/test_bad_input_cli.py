@@ -61,6 +61,16 @@ NAME = "InferencePool default/vllm-llama2-7b-pool: "
 RIVAL = "---\n".join(
     POOL.partition("---")[0].replace("name: vllm-llama2-7b-pool", f"name: {one}-rival") for one in "ab"
 )
+# Another Gateway, whose certificate is nowhere.
+SECURED = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: secured}
+spec:
+  gatewayClassName: inference-gateway
+  listeners:
+    - {name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: web}]}}
+"""
 TWIN = GATEWAY.split("---\n")[1].replace("  name: inference-gateway\n", "  name: twin\n", 1)
 MISTAKES = [
     Mistake("no YAML", POOL_FILE, "kind: [", (f"{POOL_FILE}:", "is not YAML")),
@@ -125,6 +135,12 @@ MISTAKES = [
         "z.yaml",
         TWIN,
         ("is already the place of another Gateway's listener; see --listen",),
+    ),
+    Mistake(
+        "a certificate that is not there",
+        "z.yaml",
+        SECURED,
+        ("Gateway default/secured: InvalidCertificateRef: listener tls: no Secret default/web for its certificate",),
     ),
 ]
 
