@@ -1,7 +1,6 @@
 """What the picker tells people and monitoring by HTTP, on its metrics port: read-only. Started by `server`.
 
     /metrics                     for Prometheus
-    /livez                       200 while this process answers
     /readyz                      200 once requests can be placed
     /state                       pools, endpoints and queues now, JSON: for `igw top`
     /decisions?limit=50          the last requests and what became of them, JSON
@@ -47,7 +46,6 @@ class Pages:
         """Open the port; the caller cleans the runner up. Raises OSError."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/livez", _livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/state", self._state)
         app.router.add_get("/decisions", self._decisions)
@@ -82,10 +80,6 @@ class Pages:
         if told is None:
             return _json({"error": f"no such request among the last {MOST}"}, 404)
         return _json(explained(told, self._clock()))
-
-
-async def _livez(_: web.Request) -> web.Response:
-    return web.Response(text="alive\n")
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

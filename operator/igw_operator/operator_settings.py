@@ -10,8 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from igw_api import wire
-from igw_operator.render.envoy_gateway.values import Options, PickerTls
+from igw_operator.render.envoy_gateway.values import Options
 
 LAST_PORT = 65535
 Level = Literal["debug", "info", "warning", "error"]
@@ -33,17 +32,6 @@ class LocalReference(_Section):
     name: Annotated[str, Field(min_length=1)]
 
 
-class TlsSection(_Section):
-    """TLS between Envoy and pickers."""
-
-    secret_name: Annotated[str, Field(min_length=1)]
-    """A Secret with tls.crt, tls.key and ca.crt. It must exist in the namespace of every Gateway that serves pools."""
-    hostname: Annotated[str, Field(min_length=1)] = wire.PICKER_HOST
-    """The name that the certificate has."""
-    client_certificates: bool = False
-    """Whether Envoy must show a certificate of the same authority. Envoy Gateway is told which by its users."""
-
-
 class PickerSection(_Section):
     """How pickers run. What is a mapping or a list is Kubernetes' own and goes into the Pods as it is."""
 
@@ -56,8 +44,6 @@ class PickerSection(_Section):
     image_pull_secrets: list[LocalReference] = []
     """Secrets with registry credentials. They must exist in the namespace of every Gateway that serves pools."""
     log_level: Level = "info"
-    tls: TlsSection | None = None
-    """None: plain text."""
 
 
 class GatewaySection(_Section):
@@ -117,14 +103,7 @@ class OperatorSettings(_Section):
             image_pull_secrets=tuple(one.model_dump() for one in picker.image_pull_secrets),
             patch_policies=self.gateway.patch_policies,
             providers=self.gateway.providers,
-            picker_tls=_picker_tls(picker.tls),
         )
-
-
-def _picker_tls(section: TlsSection | None) -> PickerTls | None:
-    if section is None:
-        return None
-    return PickerTls(section.secret_name, section.hostname, section.client_certificates)
 
 
 def load(path: Path) -> OperatorSettings:

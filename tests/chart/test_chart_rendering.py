@@ -17,7 +17,6 @@ from igw_cluster.helm import Helm
 from igw_operator.controller.resources import DECLARED, EVENT, PEERING, RENDERED, WATCHED
 from igw_operator.operator_settings import load
 from igw_operator.render.envoy_gateway.manifests import API_VERSIONS
-from igw_operator.render.envoy_gateway.values import PickerTls
 from igw_testing.chart_cases import CASES, values_of
 from igw_testing.helm_chart import CHART, Rendering
 
@@ -73,7 +72,6 @@ def test_the_operator_reads_its_configuration_as_it_is_rendered(chart: Rendering
     full = case.name == "everything"
     assert (config.gateway.patch_policies, config.gateway.providers) == (full, full)
     assert config.gateway.picker_wait_seconds == (7.5 if full else 30)
-    assert config.options.picker_tls == (PickerTls("picker-tls", "igw-picker", True) if full else None)
     assert config.options.image_pull_secrets == (({"name": "registry"},) if full else ())
     assert config.picker.image.startswith(("inference-gateway:", "registry.example/team/picker:"))
 
@@ -102,10 +100,7 @@ def test_the_operators_know_each_other_by_their_pods_names(chart: Rendering) -> 
     assert container["env"][0]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
 
-ALL_KINDS = {
-    "gateway": {"patchPolicies": True, "providers": True},
-    "picker": {"tls": {"secretName": "picker-tls"}},
-}
+ALL_KINDS = {"gateway": {"patchPolicies": True, "providers": True}}
 
 
 def rights(chart: Rendering, values: dict[str, Any] | None = None) -> dict[tuple[str, str], set[str]]:
@@ -162,7 +157,6 @@ def test_patch_policies_and_backends_are_only_removed_where_they_are_off(chart: 
     """Whoever may write them owns the proxy, or leads out of the cluster; those left over must go all the same."""
     for resource in ("envoypatchpolicies", "backends"):
         assert rights(chart)["gateway.envoyproxy.io", resource] == READ | {"delete"}
-    assert rights(chart)["gateway.networking.k8s.io", "backendtlspolicies"] == READ | {"delete"}
 
 
 def test_no_right_is_a_wildcard_and_none_is_about_secrets(chart: Rendering) -> None:

@@ -10,7 +10,7 @@ from igw_cluster.kubectl import Kubectl
 from igw_operator.plan.build import build_plan
 from igw_operator.render.envoy_gateway.names import names_of
 from igw_operator.render.envoy_gateway.objects import render
-from igw_operator.render.envoy_gateway.values import Observed, Options, PickerTls
+from igw_operator.render.envoy_gateway.values import Observed, Options
 from igw_testing.operator_process import install_gateway_kinds
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").iterdir())
@@ -21,7 +21,6 @@ OPTIONS = Options(
     tolerations=({"key": "gateway", "operator": "Exists"},),
     image_pull_secrets=({"name": "registry"},),
     patch_policies=True,
-    picker_tls=PickerTls("picker-tls", "igw-picker", client_certificates=True),
 )
 
 

@@ -124,7 +124,6 @@ RENDERED: Final = (
     *LISTENER_POLICIES,
     _envoy("EnvoyPatchPolicy", "envoypatchpolicies"),
     SECURITY_POLICY,
-    Resource(GATEWAY_GROUP, "v1", "BackendTLSPolicy", "backendtlspolicies", Whose.OURS, GATEWAY_API),
     ROUTE,
 )
 WATCHED: Final = (*DECLARED, GATEWAY_CLASS, GATEWAY, *RENDERED)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from igw_operator.operator_settings import BadConfiguration, load
-from igw_operator.render.envoy_gateway.values import PickerTls
 
 
 def written(folder: Path, text: str) -> Path:
@@ -33,7 +32,6 @@ picker:
   nodeSelector: {pool: system}
   tolerations: [{key: a, operator: Exists}]
   imagePullSecrets: [{name: registry}]
-  tls: {secretName: picker-tls}
 gateway: {patchPolicies: true}
 operator: {listen: "[::1]:9000", peering: igw}
 """
@@ -42,7 +40,6 @@ operator: {listen: "[::1]:9000", peering: igw}
     assert settings.options.node_selector == {"pool": "system"}
     assert settings.options.tolerations == ({"key": "a", "operator": "Exists"},)
     assert settings.options.image_pull_secrets == ({"name": "registry"},)
-    assert settings.options.picker_tls == PickerTls("picker-tls", "igw-picker")
     assert settings.options.patch_policies
     assert settings.operator.address == ("::1", 9000)
 
@@ -54,7 +51,6 @@ operator: {listen: "[::1]:9000", peering: igw}
         ("picker: {}", "picker.image: is required"),
         ("picker: {image: x, imag: y}", "picker.imag: is not known"),
         ("picker: {image: x, imagePullSecrets: [registry]}", "picker.imagePullSecrets.0: "),
-        ("picker: {image: x, tls: {}}", "picker.tls.secretName: is required"),
         ("picker: {image: x}\ngateway: {pickerWaitSeconds: -1}", "gateway.pickerWaitSeconds: "),
         ("picker: {image: x}\ngateway: {pickerWaitSeconds: .inf}", "gateway.pickerWaitSeconds: "),
         ("picker: {image: x}\noperators: {}", "operators: is not known"),

@@ -14,7 +14,7 @@ from igw_api.objectset import load
 from igw_operator.plan.model import Site
 from igw_operator.render.envoy_gateway.manifests import duration
 from igw_operator.render.envoy_gateway.names import LONGEST, names_of
-from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Phase, PickerTls, Rendered
+from igw_operator.render.envoy_gateway.values import Identity, Observed, Options, Phase, Rendered
 from igw_testing.gateway_texts import division, gateway, model, pool
 from igw_testing.plans import PICKER, objects_of, plan_of, rendered
 
@@ -125,41 +125,6 @@ def test_what_the_configuration_says_of_pickers_is_in_their_pods() -> None:
         "nodeSelector": {"a": "b"},
         "tolerations": [{"key": "c"}],
     }
-
-
-@pytest.mark.parametrize("clients", [False, True])
-def test_a_picker_with_tls_has_its_certificate_and_envoy_gateway_is_told_whom_to_trust(clients: bool) -> None:
-    """The Service that Envoy asks is the one that the policy is for."""
-    options = replace(PICKER, picker_tls=PickerTls("picker-tls", "igw-picker", clients))
-    found = objects_for(gateway(80), pool(port=80), options=options)
-    policy = found["BackendTLSPolicy", Key("default", "igw-gw-p80-front")]
-    assert policy.manifest["spec"] == {
-        "targetRefs": [{"group": "", "kind": "Service", "name": "igw-gw-p80-front"}],
-        "validation": {
-            "hostname": "igw-picker",
-            "caCertificateRefs": [{"group": "", "kind": "Secret", "name": "picker-tls"}],
-        },
-    }
-    (asked,) = found["EnvoyExtensionPolicy", SITE].manifest["spec"]["extProc"][0]["backendRefs"]
-    assert asked["name"] == "igw-gw-p80-front" and policy.phase < found["EnvoyExtensionPolicy", SITE].phase
-    pod = found["Deployment", SITE].manifest["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    told = [word for word in container["args"] if word.startswith(("--tls", "/etc/igw"))]
-    authority = ["--tls-client-ca", "/etc/igw/tls/ca.crt"] if clients else []
-    assert told == ["--tls-certificate", "/etc/igw/tls/tls.crt", "--tls-key", "/etc/igw/tls/tls.key", *authority]
-    assert container["volumeMounts"] == [{"name": "tls", "mountPath": "/etc/igw/tls", "readOnly": True}]
-    assert pod["volumes"] == [{"name": "tls", "secret": {"secretName": "picker-tls", "defaultMode": 0o440}}]
-    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
-
-
-def test_the_kubelet_asks_a_picker_with_tls_in_plain_text() -> None:
-    """It knows no other way; without TLS it asks where Envoy does."""
-    secured = replace(PICKER, picker_tls=PickerTls("picker-tls", "igw-picker"))
-    for options, way in ((PICKER, "grpc"), (secured, "httpGet")):
-        pod = objects_for(gateway(80), pool(port=80), options=options)["Deployment", SITE].manifest["spec"]["template"]
-        (container,) = pod["spec"]["containers"]
-        assert all(way in container[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe"))
-    assert ("BackendTLSPolicy", Key("default", "igw-gw-p80-front")) not in objects_for(gateway(80), pool(port=80))
 
 
 def test_the_config_map_has_what_the_picker_serves_and_where_its_route_leads() -> None:

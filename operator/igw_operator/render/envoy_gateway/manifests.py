@@ -29,7 +29,6 @@ API_VERSIONS: Final[Mapping[str, str]] = {
     "Backend": _ENVOY,
     "SecurityPolicy": _ENVOY,
     "HTTPRoute": f"{GATEWAY_GROUP}/v1",
-    "BackendTLSPolicy": f"{GATEWAY_GROUP}/v1",
 }
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from igw_api import wire
-from igw_api.certificate import AUTHORITIES, CERTIFICATE, PRIVATE_KEY
 from igw_api.objectset import ObjectSet, dump
 from igw_operator.plan.model import Site
 from igw_operator.render.envoy_gateway.manifests import RBAC, endpoint_slice, manifest
 from igw_operator.render.envoy_gateway.names import Names, site_labels
-from igw_operator.render.envoy_gateway.values import Manifest, Observed, Options, Phase, PickerTls, Rendered
+from igw_operator.render.envoy_gateway.values import Manifest, Observed, Options, Phase, Rendered
 
 GRPC_PORT, METRICS_PORT = 9002, 9090
 GRPC_PORT_NAME = "grpc"
@@ -21,8 +20,6 @@ READ = ["get", "list", "watch"]
 # Streams in flight outlive the drain of a few seconds; the rest is room for a slow node.
 GRACE_SECONDS = 30
 START_SECONDS = 60
-TLS_VOLUME, TLS_FOLDER = "tls", "/etc/igw/tls"
-TLS_MOUNT = {"name": TLS_VOLUME, "mountPath": TLS_FOLDER, "readOnly": True}
 # A Pod counts as available when kube-proxy everywhere has had time to learn of it.
 SETTLED_SECONDS = 2
 
@@ -43,8 +40,6 @@ def picker_objects(
     yield Rendered(
         Phase.FOUNDATION, endpoint_slice(front, labels, address, GRPC_PORT_NAME, GRPC_PORT), waits=not address
     )
-    if options.picker_tls is not None:
-        yield _base(manifest("BackendTLSPolicy", front, labels, spec=verified(front.name, options.picker_tls)))
     yield _base(manifest("Deployment", key, labels, spec=_deployment(site, names, options)))
 
 
@@ -82,17 +77,6 @@ def leads_to_pods(picker: str, port: int) -> dict[str, Any]:
     return {"type": "ClusterIP", "selector": {wire.PICKER_LABEL: picker}, "ports": [_grpc_port(port)]}
 
 
-def verified(service: str, tls: PickerTls) -> dict[str, Any]:
-    """That Envoy Gateway speaks TLS to a Service, and with whom."""
-    return {
-        "targetRefs": [{"group": "", "kind": "Service", "name": service}],
-        "validation": {
-            "hostname": tls.hostname,
-            "caCertificateRefs": [{"group": "", "kind": "Secret", "name": tls.secret}],
-        },
-    }
-
-
 def _grpc_port(port: int) -> dict[str, Any]:
     return {"name": GRPC_PORT_NAME, "port": port, "targetPort": GRPC_PORT, "protocol": "TCP"}
 
@@ -116,10 +100,8 @@ def _deployment(site: Site, names: Names, options: Options) -> dict[str, Any]:
                     "runAsUser": UID,
                     "runAsGroup": UID,
                     "seccompProfile": {"type": "RuntimeDefault"},
-                    **({"fsGroup": UID} if options.picker_tls else {}),  # to read the key
                 },
                 "containers": [_container(f"{key}", options)],
-                **({"volumes": [_certificates(options.picker_tls)]} if options.picker_tls else {}),
                 **(
                     {"imagePullSecrets": [dict(one) for one in options.image_pull_secrets]}
                     if options.image_pull_secrets
@@ -132,23 +114,8 @@ def _deployment(site: Site, names: Names, options: Options) -> dict[str, Any]:
     }
 
 
-def _certificates(tls: PickerTls) -> dict[str, Any]:
-    return {"name": TLS_VOLUME, "secret": {"secretName": tls.secret, "defaultMode": 0o440}}
-
-
-def _probes(options: Options) -> dict[str, Any]:
-    """How the kubelet asks: by gRPC, which it speaks in plain text only, else at the port of the metrics."""
-    alive: dict[str, Any] = {"grpc": {"port": GRPC_PORT, "service": "liveness"}}
-    ready: dict[str, Any] = {"grpc": {"port": GRPC_PORT, "service": "readiness"}}
-    if options.picker_tls is not None:
-        alive = {"httpGet": {"path": "/livez", "port": METRICS_PORT}}
-        ready = {"httpGet": {"path": "/readyz", "port": METRICS_PORT}}
-    return {
-        # A busy node may take long to start it; then the other two begin.
-        "startupProbe": {**alive, "periodSeconds": 1, "failureThreshold": START_SECONDS},
-        "readinessProbe": {**ready, "periodSeconds": 1},
-        "livenessProbe": {**alive, "periodSeconds": 5, "timeoutSeconds": 3},
-    }
+def _health(service: str) -> dict[str, Any]:
+    return {"port": GRPC_PORT, "service": service}
 
 
 def _container(objects: str, options: Options) -> dict[str, Any]:
@@ -159,10 +126,6 @@ def _container(objects: str, options: Options) -> dict[str, Any]:
         "--metrics-port": str(METRICS_PORT),
         "--log-level": options.log_level,
     }
-    if options.picker_tls is not None:
-        arguments |= {"--tls-certificate": f"{TLS_FOLDER}/{CERTIFICATE}", "--tls-key": f"{TLS_FOLDER}/{PRIVATE_KEY}"}
-        if options.picker_tls.client_certificates:
-            arguments["--tls-client-ca"] = f"{TLS_FOLDER}/{AUTHORITIES}"
     return {
         "name": "picker",
         "image": options.image,
@@ -172,8 +135,10 @@ def _container(objects: str, options: Options) -> dict[str, Any]:
             {"name": GRPC_PORT_NAME, "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
-        **_probes(options),
-        **({"volumeMounts": [TLS_MOUNT]} if options.picker_tls else {}),
+        # A busy node may take long to start it; then the other two begin.
+        "startupProbe": {"grpc": _health("liveness"), "periodSeconds": 1, "failureThreshold": START_SECONDS},
+        "readinessProbe": {"grpc": _health("readiness"), "periodSeconds": 1},
+        "livenessProbe": {"grpc": _health("liveness"), "periodSeconds": 5, "timeoutSeconds": 3},
         "resources": dict(options.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,

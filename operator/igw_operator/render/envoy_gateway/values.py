@@ -61,19 +61,6 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class PickerTls:
-    """TLS between Envoy and pickers. `secret`: in the namespace of each Gateway, a pair and who signed it.
-
-    `hostname`: what the certificate must name. `client_certificates`: Envoy must show one that the same have signed;
-    users tell Envoy Gateway which.
-    """
-
-    secret: str
-    hostname: str
-    client_certificates: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Options:
     """How pickers run, from the operator's configuration. Mappings are Kubernetes' own."""
 
@@ -86,4 +73,3 @@ class Options:
     image_pull_secrets: tuple[Mapping[str, Any], ...] = ()
     patch_policies: bool = False  # EnvoyPatchPolicy is enabled in Envoy Gateway
     providers: bool = False  # Backend is
-    picker_tls: PickerTls | None = None  # None: plain text
