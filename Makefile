@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := operator extproc crds protos examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-flood bench-live bench-split bench-cluster cluster cluster-forward cluster-down cluster-build lock sbom audit clean
+.PHONY: help demo unit test check lint types imports fmt protos crds golden bench-picker bench-policies bench-queue bench-flood bench-live bench-split bench-cluster chaos cluster cluster-forward cluster-down cluster-build lock sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ bench-split: $(STAMP) ## The same engines mixed and divided into prefill and dec
 
 bench-cluster: $(STAMP) ## Times, writes, memory and CPU on a real Kubernetes cluster (about 8 minutes; needs root)
 	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.bench_cluster
+
+chaos: $(STAMP) ## Every part killed, frozen, slowed and corrupted under load; on Kubernetes too as root (under 5 minutes)
+	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.chaos $(ARGS)
 
 cluster: $(STAMP) ## A real Kubernetes cluster on this machine with the chart installed, to play with (needs root)
 	@PYTHONPATH=tests:tests/cluster $(BIN)/python -m igw_testing.play

@@ -62,6 +62,12 @@ class Child:
             )
 
     @property
+    def pid(self) -> int:
+        """Its number. It must have been started."""
+        assert self._process is not None, "start() comes first"
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether it was started and runs no more."""
         return self._process is not None and self._process.returncode is not None

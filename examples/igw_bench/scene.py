@@ -25,9 +25,9 @@ CHANGE_S = 15.0
 GATEWAY_TRIES = 3
 LOOPBACK = "127.0.0.1"
 PLAIN_PORT, LLM_PORT = 8080, 8081  # of the example's Gateway
-_SIM_READY = re.compile(r"igw sim listening name=(\S+) engine=(\S+) address=(\S+)")
-_UP_READY = re.compile(r"igw up ready listener=\S+ port=(\d+) address=(\S+)")
-_UP_METRICS = re.compile(r"metrics (http://\S+/metrics)")
+SIM_READY = re.compile(r"igw sim listening name=(\S+) engine=(\S+) address=(\S+)")
+UP_READY = re.compile(r"igw up ready listener=\S+ port=(\d+) address=(\S+)")
+UP_METRICS = re.compile(r"metrics (http://\S+/metrics)")
 _TAKEN = "Address already in use"
 _LOADED = re.compile(r"objects loaded")
 _ENDPOINTS, _POLICY = "endpoints.yaml", "policy.yaml"
@@ -133,7 +133,7 @@ class Scene:
         for child in started:
             await child.start()
         for child in started:
-            ((line),) = await child.wait_for(_SIM_READY, 1, START_S)
+            ((line),) = await child.wait_for(SIM_READY, 1, START_S)
             self.addresses[child.name] = line[3]
         listing = _read(self.folder / _ENDPOINTS)
         listing["spec"]["endpoints"] = [_entry(name, address) for name, address in self.addresses.items()]
@@ -157,9 +157,9 @@ class Scene:
     async def _try_gateway(self, words: Sequence[str]) -> None:
         gateway = self._child("gateway", words)
         await gateway.start()
-        ready = await gateway.wait_for(_UP_READY, len(self.declared_ports()), START_S)
+        ready = await gateway.wait_for(UP_READY, len(self.declared_ports()), START_S)
         self.ports = {int(line[1]): int(line[2].rpartition(":")[2]) for line in ready}
-        self.metrics = gateway.says(_UP_METRICS)[0][1]
+        self.metrics = gateway.says(UP_METRICS)[0][1]
         await gateway.wait_until(self._all_available, START_S, "has engines that it cannot use")
 
     async def change_policy(self, policy: str) -> None:

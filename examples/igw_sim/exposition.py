@@ -7,6 +7,7 @@ not by a Prometheus library, so that names and oddities are those of the real en
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from random import Random
 
 from igw_sim.histogram import HistogramData
 from igw_sim.model import Limits, Statistics
@@ -122,6 +123,13 @@ def _samples(name: str, labels: str, value: Value) -> Iterable[str]:
     else:
         for more, number in value:
             yield f"{name}{_braces(','.join(filter(None, (labels, _inner(more)))))} {float(number)}"
+
+
+def garbled(page: bytes, rng: Random) -> bytes:
+    """The page with the same nonsense in the place of every number, and without its end."""
+    wrong = rng.choice((b"NaN", b"+Inf", b"-1", b"1e308", b"nothing", b"\xff\x00"))
+    lines = [line.rpartition(b" ")[0] + b" " + wrong for line in page.splitlines()]
+    return b"\n".join(lines)[: rng.randrange(len(page))]
 
 
 # Pages are scraped many times a second, and most of a page is buckets.

@@ -18,9 +18,9 @@ KINDS: dict[str, str] = {
     "errors": "N: the next N API requests get `error_status`",
     "error_share": "0 to 1: that share of API requests gets `error_status`",
     "error_status": "the status of those, 500 at first",
-    "reset": "before or after: reset the connection before any byte, or after the first token",
+    "reset": "before, after or cut: reset the connection before any byte or after the first token; or only end it then",
     "reset_next": "N: only the next N API requests are reset",
-    "metrics": "ok, hang or 404: /metrics only",
+    "metrics": "ok, hang, 404 or garbage: /metrics only",
     "transfer": "ok, hang or fail: KV that others fetch from here",
     "health": "the status of /health, 200 at first",
 }
@@ -67,7 +67,7 @@ class Faults:
         return None
 
     def take_reset(self) -> str | None:
-        """When to reset this API request's connection, if at all: "before" or "after"."""
+        """How to break this API request's connection, if at all: "before", "after" or "cut"."""
         if self.reset is None or self.reset_next == 0:
             return None
         if self.reset_next is not None:
@@ -83,7 +83,11 @@ class Faults:
 
 
 _HEALTHY = {name: getattr(Faults(), name) for name in KINDS}
-_CHOICES = {"reset": ("before", "after"), "metrics": ("ok", "hang", "404"), "transfer": ("ok", "hang", "fail")}
+_CHOICES = {
+    "reset": ("before", "after", "cut"),
+    "metrics": ("ok", "hang", "404", "garbage"),
+    "transfer": ("ok", "hang", "fail"),
+}
 _LEAST = {"die_after": 1, "errors": 0, "reset_next": 0, "error_status": 400, "health": 200}
 
 

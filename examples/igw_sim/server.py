@@ -25,7 +25,7 @@ from igw_sim import calls, faults, handover, replies, splits, tokens
 from igw_sim.dialects import DIALECTS
 from igw_sim.driver import Driver, Ticket
 from igw_sim.events import DONE, Reply
-from igw_sim.exposition import Page
+from igw_sim.exposition import Page, garbled
 from igw_sim.jobs import Job, plan
 from igw_sim.kept import Kept, Response
 from igw_sim.model import Finished
@@ -168,9 +168,9 @@ class SimServer:
 
     def _api(self, api: str) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            reset = self.faults.take_reset()
-            if reset == "before":
-                _reset(request.transport)
+            broken = self.faults.take_reset()
+            if broken == "before":
+                _break(request.transport, broken)
                 return web.Response(status=500)
             status = self.faults.take_error(self._rng)
             if status is not None:
@@ -179,7 +179,7 @@ class SimServer:
             try:
                 call = self._kept.continued(calls.parse(api, await request.read(), self._models))
                 request[_RECORD]["model"] = call.model
-                response = await self._answer(api, call, request, reset is not None)
+                response = await self._answer(api, call, request, broken)
             except calls.ApiError as error:
                 return _json(error.body(), error.status)
             self._served[api] += 1
@@ -195,7 +195,7 @@ class SimServer:
         await response.prepare(request)
         await response.write_eof()
 
-    async def _answer(self, api: str, call: calls.Call, request: web.Request, reset: bool) -> web.StreamResponse:
+    async def _answer(self, api: str, call: calls.Call, request: web.Request, broken: str | None) -> web.StreamResponse:
         self._number += 1
         settings = self.settings
         job = plan(call, f"{settings.name}-{self._number:x}", settings.limits, settings.lengths, settings.seed)
@@ -212,16 +212,16 @@ class SimServer:
             fetch = partial(self._fetch, split, driver, ticket, job.request.id)
             reply = replies.REPLIES[api](job.header(call, int(time.time())))
             if call.stream:
-                response = await self._stream(request, reply, job, ticket, reset, fetch)
+                response = await self._stream(request, reply, job, ticket, broken, fetch)
                 if ticket.finished is not None:
                     self._keep(call, job, reply, ticket.finished)
                 return response
             await fetch()
             finished = await ticket.done()
             self._keep(call, job, reply, finished)
-            if reset:
-                _reset(request.transport)
             body = reply.body(job.text, job.usage(finished))
+            if broken:
+                return await self._half(request, body, broken)
             if split is not None and split.keeps:
                 body = _with(body, "kv_transfer_params", self._handover.keep(job.request, driver))
             return _json(body)
@@ -250,7 +250,7 @@ class SimServer:
         reply: Reply,
         job: Job,
         ticket: Ticket,
-        reset: bool,
+        broken: str | None,
         fetch: Callable[[], Awaitable[None]],
     ) -> web.StreamResponse:
         """Send tokens as they come; those that came while the last write was under way go out together."""
@@ -280,8 +280,17 @@ class SimServer:
                 await response.write(part)
             except ConnectionResetError:
                 break
-            if reset:
-                _reset(request.transport)
+            if broken:
+                _break(request.transport, broken)
+        return response
+
+    async def _half(self, request: web.Request, body: bytes, broken: str) -> web.StreamResponse:
+        """The first half of a body that was announced in full; nothing of it where the connection is reset."""
+        response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(len(body))})
+        if broken == "cut":
+            await response.prepare(request)
+            await response.write(body[: len(body) // 2])
+        _break(request.transport, broken)
         return response
 
     def _keep(self, call: calls.Call, job: Job, reply: Reply, finished: Finished) -> None:
@@ -325,6 +334,8 @@ class SimServer:
             return await self._not_found(request)
         readings = [driver.engine.statistics() for driver in self._drivers]
         page = self._page.render(readings, asyncio.get_running_loop().time(), time.time())
+        if self.faults.metrics == "garbage":
+            page = garbled(page, self._rng)
         return web.Response(body=page, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _not_found(self, request: web.Request) -> web.Response:
@@ -371,9 +382,12 @@ def _with(body: bytes, name: str, value: Any) -> bytes:
     return orjson.dumps({**orjson.loads(body), name: value})
 
 
-def _reset(transport: asyncio.Transport | None) -> None:
-    """Close with a TCP reset: what is not sent yet is lost, and the peer sees an error, not an end."""
+def _break(transport: asyncio.Transport | None, how: str) -> None:
+    """End the connection: with a TCP reset, of which the peer sees an error; or, if it is `cut`, as if all was said."""
     if transport is None or transport.is_closing():
+        return
+    if how == "cut":
+        transport.close()
         return
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

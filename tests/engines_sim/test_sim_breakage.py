@@ -155,3 +155,26 @@ async def test_a_failure_that_does_not_exist_is_refused_by_name() -> None:
             assert "explode" in orjson.loads(await response.read())["error"]
         async with client.post("/sim/fail", data=b"no json") as response:
             assert response.status == 400
+
+
+async def test_an_answer_ends_in_the_middle_as_if_all_was_said() -> None:
+    """A stream without its end, and half of a body that was announced in full."""
+    async with running_sim() as sim, session(sim) as client:
+        await fail(client, reset="cut")
+        for stream in (True, False):
+            async with client.post("/v1/completions", json={**ASK, "stream": stream}) as response:
+                assert response.status == 200
+                assert b'"text":' in await response.content.readany()
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
+
+
+async def test_a_garbled_metrics_page_is_a_page_with_nonsense_for_numbers() -> None:
+    async with running_sim() as sim, session(sim) as client:
+        await fail(client, metrics="garbage")
+        async with client.get("/metrics") as response:
+            page = await response.read()
+        assert response.status == 200
+        wrong = {line.rpartition(b" ")[2] for line in page.splitlines()[:-1] if line.startswith(b"vllm:")}
+        assert len(wrong) <= 1
+        await fail(client, clear=True)
