@@ -31,6 +31,7 @@ class Asked:
     server: str = ""
     status: int = 0
     problem: str = ""
+    stream: bool = True
 
 
 class Verdict(StrEnum):

@@ -10,7 +10,7 @@ from igw_bench.chaos.blame import Asked, Judged, Verdict
 from igw_bench.chaos.faults import Fault
 from igw_bench.numbers import percentile
 
-# A client that waits longer for its first byte than this was harmed, though it was answered.
+# A stream that begins later than this was harmed, though it was answered. Other answers begin when they are complete.
 LATE_S: Final = 2.0
 # A process that is watched for less still fills caches that have a bound.
 WATCHED_S: Final = 600.0
@@ -44,6 +44,7 @@ class Run:
     """All that was seen in one home."""
 
     home: str
+    standby: str
     judged: Sequence[Judged]
     faults: Sequence[Fault]
     memory: Mapping[str, Sequence[Weighed]]
@@ -63,14 +64,14 @@ def growth(weighed: Sequence[Weighed]) -> Growth | None:
 
 
 def detected(fault: Fault, asked: Iterable[Asked]) -> float:
-    """Seconds until the last request was sent that the fault harmed: it failed, or began late. 0 if none was."""
+    """Seconds until the last request was sent that the fault harmed: it failed, or its stream began late. 0: none."""
     over = fault.mended if fault.back is None else fault.back
-    harmed = (
-        one.sent - fault.began
-        for one in asked
-        if fault.began <= one.sent <= over and (one.problem or one.begun is None or one.begun - one.sent > LATE_S)
-    )
-    return max(harmed, default=0.0)
+    meanwhile = [one for one in asked if fault.began <= one.sent <= over]
+    return max((one.sent - fault.began for one in meanwhile if one.problem or _late(one)), default=0.0)
+
+
+def _late(asked: Asked) -> bool:
+    return asked.stream and asked.begun is not None and asked.begun - asked.sent > LATE_S
 
 
 def recovered(fault: Fault) -> float | None:
@@ -114,7 +115,11 @@ def shortcomings(runs: Sequence[Run]) -> list[str]:
 
 def table(run: Run) -> list[str]:
     """A line for each kind of fault: how often, what failed by it, the longest times."""
-    lines = [f"{'fault':34} times  failed  detected s  recovered s"]
+    by_standby = sum(one.asked.server == run.standby and not one.asked.problem for one in run.judged)
+    lines = [
+        f"{len(run.judged)} requests, {by_standby} of them answered by the standby",
+        f"{'fault':34} times  failed  detected s  recovered s",
+    ]
     by_choice: dict[str, list[Fault]] = {}
     for fault in run.faults:
         by_choice.setdefault(str(fault.choice), []).append(fault)

@@ -93,7 +93,7 @@ class Load:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             problem = f"{type(error).__name__}: {error}"
         self.running -= 1
-        self.asked.append(Asked(sent, clock(), answer.begun, answer.server, answer.status, problem))
+        self.asked.append(Asked(sent, clock(), answer.begun, answer.server, answer.status, problem, body["stream"]))
 
     async def _post(self, body: dict[str, Any], answer: _Answer) -> None:
         async with self.session.post(self.url, json=body) as response:

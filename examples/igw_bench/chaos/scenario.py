@@ -55,7 +55,7 @@ class Scenario:
             await asyncio.wait([asking], timeout=2 * PATIENCE_S)
         servers = Servers(frozenset(home.engines), home.standby)
         judged = [judge(one, self.faults, servers) for one in load.asked]
-        return Run(home.name, judged, self.faults, self.memory)
+        return Run(home.name, home.standby, judged, self.faults, self.memory)
 
     async def _break_all(self, load: Load) -> None:
         clock = asyncio.get_running_loop().time

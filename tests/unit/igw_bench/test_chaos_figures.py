@@ -58,9 +58,10 @@ def test_detection_ends_with_the_last_request_that_was_sent_to_be_harmed() -> No
     failed = Asked(11.0, 11.5, problem="lost")
     late = Asked(12.0, 18.0, 17.0, "two", 200)
     quick = Asked(13.0, 14.0, 13.1, "two", 200)
+    long = Asked(13.0, 17.0, 17.0, "two", 200, stream=False)
     after = Asked(15.0, 15.5, problem="lost")
-    assert detected(KILLED, [failed, late, quick, after]) == 2.0
-    assert detected(KILLED, [quick, after]) == 0.0
+    assert detected(KILLED, [failed, late, quick, long, after]) == 2.0
+    assert detected(KILLED, [quick, long, after]) == 0.0
 
 
 def test_recovery_begins_with_the_mending() -> None:
@@ -82,7 +83,7 @@ def test_growth_is_that_of_the_process_that_was_watched_longest() -> None:
 
 def run(*judged: Judged, faults: tuple[Fault, ...] = (KILLED,), mib: float = 100.0, seconds: int = 700) -> Run:
     memory = {"picker": [Weighed(float(at), 7, 100.0 if at < seconds / 2 else mib) for at in range(seconds)]}
-    return Run("here", judged, faults, memory)
+    return Run("here", "cloud", judged, faults, memory)
 
 
 def test_the_goal_is_met_when_nothing_avoidable_failed_and_all_is_as_before() -> None:
@@ -115,13 +116,13 @@ def test_each_request_is_counted_once(told: list[Verdict]) -> None:
 
 
 def test_a_run_of_nothing_has_figures_too() -> None:
-    found = summary([Run("here", [], [], {})])
+    found = summary([Run("here", "cloud", [], [], {})])
     assert (found["sent"], found["recover_p99_s"], found["rss_growth_percent"]) == (0, None, None)
 
 
 def test_the_table_has_a_line_for_each_kind_of_fault_and_each_process() -> None:
     lines = table(run(GOOD, faults=(KILLED, KILLED)))
-    assert [line.split()[:3] for line in lines[1:]] == [["engine", "kill", "2"], ["memory", "of", "picker:"]]
+    assert [line.split()[:3] for line in lines[2:]] == [["engine", "kill", "2"], ["memory", "of", "picker:"]]
 
 
 def test_only_a_whole_answer_has_no_flaw() -> None:
