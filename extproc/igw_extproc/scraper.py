@@ -46,7 +46,7 @@ class Sink(Protocol):
         """The engine said `load`, at some moment between the mark and `now`."""
 
     def unreachable(self, address: str, reason: str, now: float) -> None:
-        """The engine gives no answer. Said once, until it answers again."""
+        """The engine gives no answer. Said once for a reason, until it answers again: one that hung may die."""
 
     def restarted(self, address: str) -> None:
         """The engine is a new process: its cache is empty. Said before its first `scraped`."""
@@ -85,6 +85,7 @@ class _Target:
         self.retried = False
         self.pages_asked = 0
         self.available: bool | None = None
+        self.reason = ""  # why it is not
         self.gone = False  # nobody listened there since the last answer
         self.load: EngineLoad | None = None
         self.duration = 0.0
@@ -303,7 +304,7 @@ class Scraper:
         self._sink.scraped(target.address, mark, load, now)
         if not target.available:
             log.info("engine available address=%s engine=%s", target.address, load.engine.value)
-        target.available, target.gone, target.load = True, False, load
+        target.available, target.reason, target.gone, target.load = True, "", False, load
         target.backoff = FIRST_BACKOFF
         target.duration = now - target.started
         self._ok += 1
@@ -325,10 +326,9 @@ class Scraper:
         self._seconds += now - target.started
         if why is Lost.OURS:
             log.error("cannot connect address=%s", target.address)
-        elif target.available is not False:
-            reason = why.value if isinstance(why, Lost) else why
+        elif (reason := why.value if isinstance(why, Lost) else why) != target.reason:
             log.warning("engine unreachable address=%s reason=%s", target.address, reason)
-            target.available = False
+            target.available, target.reason = False, reason
             self._sink.unreachable(target.address, reason, now)
         target.gone = target.gone or why is Lost.REFUSED
         self._schedule(target, target.backoff, now)

@@ -64,14 +64,19 @@ def growth(weighed: Sequence[Weighed]) -> Growth | None:
 
 
 def detected(fault: Fault, asked: Iterable[Asked]) -> float:
-    """Seconds until the last request was sent that the fault harmed: it failed, or its stream began late. 0: none."""
+    """Seconds until the last request was sent that the fault harmed: it failed, or its stream began late. 0: none.
+
+    What happens later than its end is the next one's.
+    """
     over = fault.mended if fault.back is None else fault.back
-    meanwhile = [one for one in asked if fault.began <= one.sent <= over]
-    return max((one.sent - fault.began for one in meanwhile if one.problem or _late(one)), default=0.0)
+    harmed = (one for one in asked if fault.began <= one.sent and _harmed(one, over))
+    return max((one.sent - fault.began for one in harmed), default=0.0)
 
 
-def _late(asked: Asked) -> bool:
-    return asked.stream and asked.begun is not None and asked.begun - asked.sent > LATE_S
+def _harmed(asked: Asked, before: float) -> bool:
+    if asked.problem:
+        return asked.ended <= before
+    return asked.stream and asked.begun is not None and asked.sent + LATE_S < asked.begun <= before
 
 
 def recovered(fault: Fault) -> float | None:

@@ -54,6 +54,7 @@ class OnCluster:
         *of_servers(),
     )
     _api_server: Sequence[str] = ()
+    _ends: int = 0  # of Envoy Gateway
     _before: dict[float, float] = field(default_factory=dict)
     _known: dict[str, psutil.Process] = field(default_factory=dict)
 
@@ -63,6 +64,7 @@ class OnCluster:
             found = await aside(running, "kube-apiserver")
             self._api_server = found.cmdline()
             return [found]
+        self._ends += planned.choice.part == ENVOY_GATEWAY and planned.choice.kind is Kind.KILL
         parts = planned.servers or self._parts(planned.choice.part)
         return [await aside(self._process, part) for part in parts]
 
@@ -89,8 +91,9 @@ class OnCluster:
         if part == OPERATORS:
             return any([await self._active(self.pages[name]) for name in self._parts(OPERATORS)])
         if part == ENVOY_GATEWAY:
-            found = await aside(self.product.cluster.kubectl.get, "deployment", _ENVOY_GATEWAY, gateway.NAMESPACE)
-            return bool(found["status"].get("readyReplicas"))
+            found = await aside(self.product.cluster.kubectl.get, "pod", self.pods[ENVOY_GATEWAY], gateway.NAMESPACE)
+            (container,) = found["status"]["containerStatuses"]
+            return bool(container["ready"]) and container["restartCount"] >= self._ends
         if part == API_SERVER:
             server = self.product.cluster.server
             return await aside(apiserver.is_ready, server.url, server.credentials)

@@ -56,10 +56,10 @@ def test_a_seed_says_all(seed: int) -> None:
 
 def test_detection_ends_with_the_last_request_that_was_sent_to_be_harmed() -> None:
     failed = Asked(11.0, 11.5, problem="lost")
-    late = Asked(12.0, 18.0, 17.0, "two", 200)
+    late = Asked(12.0, 18.0, 14.1, "two", 200)
     quick = Asked(13.0, 14.0, 13.1, "two", 200)
-    long = Asked(13.0, 17.0, 17.0, "two", 200, stream=False)
-    after = Asked(15.0, 15.5, problem="lost")
+    long = Asked(11.5, 14.2, 14.2, "two", 200, stream=False)
+    after = Asked(14.0, 15.5, problem="lost")
     assert detected(KILLED, [failed, late, quick, long, after]) == 2.0
     assert detected(KILLED, [quick, long, after]) == 0.0
 

@@ -282,6 +282,18 @@ async def test_a_hung_engine_is_unreachable_within_the_deadline_after_a_second_t
         assert len(it.accepted) == 2
 
 
+async def test_an_engine_that_hung_and_then_died_is_known_to_be_dead() -> None:
+    """Who hangs may still be chosen where there is no other; who is dead may not."""
+    sink = Recorder()
+    async with engine() as it, scraping(sink, Endpoint(it.address), limits=Limits(deadline=0.2)):
+        await sink.until("scraped")
+        it.answer = lambda served, path: None
+        assert (await sink.until("unreachable")).detail == "timeout"
+        await it.stop()
+        assert (await sink.until("unreachable", 2)).detail == "refused"
+    assert len(sink.all("unreachable")) == 2
+
+
 async def test_one_dead_connection_does_not_make_a_dead_engine() -> None:
     """The peer of an old connection may be gone without a word, as behind a NAT; a fresh one gets through."""
     sink = Recorder()
