@@ -202,8 +202,9 @@ class Standalone:
         stand_in = shlex.join((sys.executable, "-m", "igw_bench.chaos.stand_in", str(self._orders)))
         words = ["igw_operator", "up", "-f", str(self.folder / "manifests"), "--state-dir", str(self.folder / "state")]
         words += ["--listen", f"{_PORT}={place}", "--drain-timeout", "1", "--picker-command", stand_in]
-        self._up = Child(UP, words, self.folder / "up.log")
-        await self._up.start()
+        starting = Child(UP, words, self.folder / "up.log")
+        await starting.start()
+        self._up = starting
         ((ready),) = await self._up.wait_for(UP_READY, 1, START_S)
         ((metrics),) = await self._up.wait_for(UP_METRICS, 1, START_S)
         self.url, self._page = f"http://{ready[2]}/v1/chat/completions", metrics[1]

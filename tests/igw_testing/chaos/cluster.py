@@ -63,7 +63,8 @@ class OnCluster:
         if planned.choice.part == API_SERVER:
             found = await aside(running, "kube-apiserver")
             self._api_server = found.cmdline()
-            return [found]
+            # `nsenter` before it stops with it, but does not go on with it.
+            return [found, *(one for one in found.parents()[:1] if one.name() == "nsenter")]
         self._ends += planned.choice.part == ENVOY_GATEWAY and planned.choice.kind is Kind.KILL
         parts = planned.servers or self._parts(planned.choice.part)
         return [await aside(self._process, part) for part in parts]
