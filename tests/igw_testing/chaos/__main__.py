@@ -26,9 +26,9 @@ from igw_testing.chaos import cluster
 from igw_testing.product import Product, running_product
 
 # Both homes, with their starts and ends, are to take five minutes.
-STANDALONE_S: Final = 120.0
-CLUSTER_S: Final = 100.0
-ALL_S: Final = 270.0
+STANDALONE_S: Final = 100.0
+CLUSTER_S: Final = 80.0
+ALL_S: Final = 235.0
 SHORTEST_S: Final = 30.0
 RATE: Final = 8.0
 
