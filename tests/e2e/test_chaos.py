@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-# Time for four faults; a busy machine needs as long again to start all and to recover.
+# Time for three or four faults; a busy machine needs as long again to start all and to recover.
 SECONDS = 25
 
 
 @pytest.mark.timeout(240)
 async def test_nothing_is_lost_that_a_healthy_engine_could_have_served(tmp_path: Path) -> None:
-    """With this seed: an engine, `igw up`, all engines, the picker; where time allows, Envoy."""
+    """With this seed: an engine, `igw up`, all engines; where time allows, the picker and Envoy."""
     words = ("--home", "standalone", "--minutes", str(SECONDS / 60), "--seed", "11004")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "igw_testing.chaos", *words),
