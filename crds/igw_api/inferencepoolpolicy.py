@@ -12,6 +12,7 @@ from pydantic import Field
 
 from igw_api import objects
 from igw_api.access import Access, secrets_named
+from igw_api.limitsspec import LimitsSpec, limits
 from igw_api.meta import (
     GATEWAY_GROUP,
     ApiObject,
@@ -156,6 +157,8 @@ class PoolPolicySpec(Strict):
     """When an endpoint that fails requests gets none for a while. Without it, by the defaults."""
     retry: RetrySpec | None = None
     """When a request is tried again at another endpoint. Without it, by the defaults."""
+    limits: LimitsSpec | None = None
+    """What the pool takes at most, and what each API key may use. Without it, there are no limits."""
     access: Access | None = None
     """Lets only requests with a token pass. A pool's own tokens replace its Gateway's."""
 
@@ -179,7 +182,7 @@ class InferencePoolPolicy(ApiObject):
         placing = Policy(meta.key, pools, spec.scheduling.policy, meta.created, queue, compared, split, chain, late)
         tried = retry(spec.retry, (spec.queue or Queue()).retries)
         resilient = replace(placing, passive_health=passive_health(spec.passive_health), retry=tried)
-        resilient = replace(resilient, explains=spec.scheduling.explain)
+        resilient = replace(resilient, explains=spec.scheduling.explain, limits=limits(spec.limits))
         return (replace(resilient, gateways=gateways, access=tokens),)
 
     @classmethod

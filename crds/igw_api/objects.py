@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from igw_api.limits import Limits
 from igw_api.resilience import PassiveHealth, Retry
 from igw_api.split import Split
 from igw_api.standby import Standby
@@ -147,6 +148,7 @@ class Policy:
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     retry: Retry = field(default_factory=Retry)
     explains: bool = False  # decisions, to clients that ask
+    limits: Limits | None = None  # None: there are none
     gateways: tuple[Key, ...] = ()  # whose requests need the tokens of `access` where their pools have none
     access: tuple[Key, ...] = ()  # Secrets with tokens, of which requests need one; none: everybody may
 

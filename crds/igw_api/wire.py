@@ -32,6 +32,20 @@ WENT_INTO_RESPONSE_HEADER: Final = "x-went-into-resp-headers"
 # Where the request went and why, where the pool's policy allows that.
 DECISION_HEADER: Final = "x-igw-decision"
 
+# Picker -> client: what an API key may use in a minute, what is left of it, and in what time it will be whole again, in
+# OpenAI's names. In `envoy.lb` metadata where an engine answers.
+KEY_REQUESTS_HEADERS: Final = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+KEY_TOKENS_HEADERS: Final = (
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+)
+LEFT_HEADERS: Final = (*KEY_REQUESTS_HEADERS, *KEY_TOKENS_HEADERS)
+
 # Picker -> proxy: the pool that the body's model belongs to, "namespace/name", where a route leads to several. The
 # proxy then routes once more by it: a header, and the same key in `envoy.lb` metadata.
 POOL_HEADER: Final = "x-igw-pool"

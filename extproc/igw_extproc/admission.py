@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from igw_api.limits import Limits as PoolLimits
 from igw_api.objects import Queue
-from igw_extproc.allowance import why_none
-from igw_extproc.datastore import PoolView
+from igw_extproc.allowance import why_not
 from igw_extproc.director import Director, Placed, Unseen, Wish
 from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
 from igw_extproc.flight import Flight
@@ -23,6 +23,7 @@ from igw_extproc.flowcontrol.turns import serve
 from igw_extproc.flowcontrol.waiters import End, Limits, Refused, Waiter, held_bytes
 from igw_extproc.inflight import Ledger
 from igw_extproc.messages import Arrived
+from igw_extproc.metering import Meters
 from igw_extproc.overflow import SATURATED, Diverted, Overflow, in_time
 from igw_extproc.request_headers import credential, fairness_id, without_credential
 
@@ -98,13 +99,39 @@ class Admission:
         self._salt = salt
         self._arm = arm
         self._lines: dict[str, _Line] = {}
+        self.meters = Meters()
         self.overflow = Overflow(director, lambda pool: pool in self._lines and bool(len(self._lines[pool].queue)))
 
     def admit(self, request: Arrived, applicant: Applicant, now: float) -> Placed | Place | Diverted:
         """Place the request, let it wait, or let a standby have it. Raises RoutingError and Unseen."""
         wish = self._director.read(request)
-        view = wish.serving.view
-        if view.standbys or view.first_byte:
+        limits = wish.serving.view.limits
+        if limits is not None:
+            return self._admit_within(limits, wish, request, applicant, now)
+        return self._let_in(wish, request, applicant, now)
+
+    def _admit_within(
+        self, limits: PoolLimits, wish: Wish, request: Arrived, applicant: Applicant, now: float
+    ) -> Placed | Place | Diverted:
+        """A key's limits hold everywhere; of what exceeds the pool's a standby may take some."""
+        pool, ask = wish.serving.view.name, wish.ask
+        key = tenant(None, credential(request), self._salt)
+        charge = self.meters.charge(pool, limits, key, wish.model, ask.prompt_tokens + ask.output_tokens, now)
+        wish = wish._replace(charge=charge)
+        try:
+            error = self.meters.enter(pool, limits, charge, now)
+            if error is not None:
+                return self.overflow.beyond(wish, request, error, now)
+            return self._let_in(wish, request, applicant, now)
+        except Unseen:
+            charge.leave()  # the proxy chooses, and nobody tells us of the end
+            raise
+        except Exception:
+            charge.refund(now)
+            raise
+
+    def _let_in(self, wish: Wish, request: Arrived, applicant: Applicant, now: float) -> Placed | Place | Diverted:
+        if wish.serving.view.standbys or wish.serving.view.first_byte:
             return self._admit_or_divert(wish, request, applicant, now)
         return self._admit(wish, request, applicant, now)
 
@@ -148,7 +175,10 @@ class Admission:
         """The client has gone. Nothing, if it has been answered."""
         if place.waiter.end is None:
             self.waiting -= 1
-            self._withdraw(place.waiter.payload, now)
+            waiting = place.waiter.payload
+            self._withdraw(waiting, now)
+            if waiting is not None and waiting.wish.charge is not None:
+                waiting.wish.charge.ended(0.0, now)
             place.line.queue.leave(place.waiter, now)
 
     def wake(self, ledger: Ledger, now: float) -> None:
@@ -165,6 +195,7 @@ class Admission:
     def refresh(self, now: float) -> None:
         """The objects have changed: refuse who waits for a pool that is gone; there may be room in others."""
         self.overflow.keep(self._director.chains())
+        self.meters.keep(self._director.pools)
         for pool, line in list(self._lines.items()):
             view = self._director.view(pool)
             if view is None:
@@ -243,7 +274,7 @@ class Admission:
         waiter, refused = line.queue.offer(waiting, wish.ask, tenant, kept, now, capacity, place)
         if waiter is None:
             self._withdraw(waiting, now)
-            raise _error(wish.serving.view, refused[0])
+            raise why_not(wish.serving.view, refused[0].refusal)
         line.queue.needs(waiter, other)
         self.waiting += 1
         if wish.serving.view.first_byte and wish.ask.streams:
@@ -328,15 +359,17 @@ class Admission:
         for one in refused:
             self.waiting -= 1
             self._withdraw(one.payload, now)
-            error = _error(self._director.view(pool) or one.payload.wish.serving.view, one)
+            error = why_not(self._director.view(pool) or one.payload.wish.serving.view, one.refusal)
             wish, request, refusal = one.payload.wish, one.payload.request, one.refusal
             # What was to be shed is shed.
             waited = request if refusal.reason is not End.SHED else None
             found = self.overflow.in_vain(wish, waited, refusal.capacity, now)
             if isinstance(found, Diverted):
                 one.payload.applicant.diverted(found)
-            else:
-                one.payload.applicant.refused(error.but(found.why))
+                continue
+            if wish.charge is not None:
+                wish.charge.refund(now)
+            one.payload.applicant.refused(error.but(found.why))
 
 
 def _goes(queue: FlowQueue[_Waiting], flight: Flight, wish: Wish, now: float) -> bool:
@@ -359,23 +392,3 @@ def _waits_for(flight: Flight, wish: Wish, now: float) -> tuple[Ledger, Ledger |
 
 def _limits(queue: Queue) -> Limits:
     return Limits(queue.max_size, queue.wait_timeout, queue.retry_period)
-
-
-_WHY: Final = {
-    End.EXPIRED: "No engine of the pool {} could take the request in time.",
-    End.FULL: "As many requests as may wait for the pool {} do.",
-    End.SHED: "All engines of the pool {} are busy, and this request is sheddable.",
-    End.UNPLACED: "None of the endpoints allowed for this request in the pool {} could take it.",
-}
-
-
-def _error(view: PoolView, refused: Refused[_Waiting]) -> RoutingError:
-    """What the client is told: of a pool without endpoints just that, however long it has waited for one."""
-    refusal = refused.refusal
-    text = f"{_WHY[refusal.reason].format(view.name)} Try again in {refusal.retry_after} s."
-    if refusal.capacity:
-        error: RoutingError = Saturated(text)
-    else:
-        error = why_none(view, None) if refusal.reason is End.EXPIRED else NoEndpoints(text)
-    error.retry_after = refusal.retry_after
-    return error

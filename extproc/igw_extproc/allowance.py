@@ -1,13 +1,15 @@
-"""Who may serve a request, and what to say where nobody may. Pure; called by `director`."""
+"""Who may serve a request, and what to say where nobody may. Pure; called by `director` and `admission`."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from igw_api.split import PrefillFailure
 from igw_extproc.datastore import PoolView
 from igw_extproc.domain import Ask
-from igw_extproc.errors import NoEndpoints, Saturated
+from igw_extproc.errors import NoEndpoints, RoutingError, Saturated
 from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.flowcontrol.saturation import saturation
+from igw_extproc.flowcontrol.waiters import End, Refusal
 from igw_extproc.inflight import Ledger
 from igw_extproc.scheduling.framework import Scheduler
 from igw_extproc.scheduling.split import SplitScheduler
@@ -66,3 +68,22 @@ def why_none(view: PoolView, subset: tuple[str, ...] | None) -> NoEndpoints:
         listed = f"None of the {len(subset)} endpoints allowed for this request"
         return NoEndpoints(f"{listed} is available in the pool {view.name}.")
     return NoEndpoints(f"None of the {len(view.endpoints)} endpoints of the pool {view.name} answers. Try again later.")
+
+
+_WHY: Final = {
+    End.EXPIRED: "No engine of the pool {} could take the request in time.",
+    End.FULL: "As many requests as may wait for the pool {} do.",
+    End.SHED: "All engines of the pool {} are busy, and this request is sheddable.",
+    End.UNPLACED: "None of the endpoints allowed for this request in the pool {} could take it.",
+}
+
+
+def why_not(view: PoolView, refusal: Refusal) -> RoutingError:
+    """Why it waits no longer: of a pool without endpoints just that, however long it has waited for one."""
+    text = f"{_WHY[refusal.reason].format(view.name)} Try again in {refusal.retry_after} s."
+    if refusal.capacity:
+        error: RoutingError = Saturated(text)
+    else:
+        error = why_none(view, None) if refusal.reason is End.EXPIRED else NoEndpoints(text)
+    error.retry_after = refusal.retry_after
+    return error

@@ -137,6 +137,8 @@ def encode(reply: Reply | Immediate) -> bytes:
 
 
 _ALWAYS_TOLD = (wire.DESTINATION_HEADER, wire.LEASE_HEADER)
+# What is left of a limit, and why a request went there, is mostly told once.
+_TOLD_ONCE = frozenset((*wire.LEFT_HEADERS, wire.DECISION_HEADER))
 
 
 def _placement(reply: Reply) -> bytes | None:
@@ -150,7 +152,8 @@ def _placement(reply: Reply) -> bytes | None:
     rest = tuple([(name, value) for name, value in told.items() if name not in _ALWAYS_TOLD and isinstance(value, str)])
     if len(rest) + len(_ALWAYS_TOLD) != len(told):
         return None
-    return one_message.body_reply(destinations, lease, rest, reply.clear_route_cache)
+    again = _TOLD_ONCE.isdisjoint(told)
+    return one_message.body_reply(destinations, lease, rest, reply.clear_route_cache, again)
 
 
 def _encode(reply: Reply) -> bytes:

@@ -212,7 +212,7 @@ class Process(Conversation):
 
     def _refuse(self, error: RoutingError) -> None:
         told = (("retry-after", str(error.retry_after)),) if error.retry_after is not None else ()
-        self._send(self._exchange.refuse(error, told))
+        self._send(self._exchange.refuse(error, (*told, *error.headers)))
         name, arrived_at, _ = self._request
         why = error.status, error.code, str(error)
         self._picker.history.add(history.Refused(name, arrived_at or self._picker.clock(), *why))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from igw_api.limits import Limits
 from igw_api.objects import (
     FailureMode,
     Key,
@@ -69,12 +70,16 @@ class PoolView:
     passive_health: PassiveHealth = field(default_factory=PassiveHealth)
     first_byte: float | None = None  # seconds that a stream may take to its first byte
     explains: bool = False  # decisions, to clients that ask
+    limits: Limits | None = None  # None: there are none
     unseen: bool = False  # nobody could tell us of its endpoints: to have seen none would be another matter
     name: str = field(init=False)  # "namespace/name", which is also the name of the pool's route
+    named: frozenset[str] = field(init=False)  # the models that some object names: others are what clients make up
 
     def __post_init__(self) -> None:
-        """Spell the name once: every request needs it."""
+        """What every request needs is made once."""
         object.__setattr__(self, "name", str(self.pool.key))
+        limited = self.limits.models if self.limits is not None else ()
+        object.__setattr__(self, "named", frozenset((*self.models, *limited)))
 
     @property
     def opens_unseen(self) -> bool:
@@ -268,6 +273,7 @@ class Datastore:
             passive_health=policy.passive_health if policy is not None else PassiveHealth(),
             first_byte=policy.first_byte if policy is not None else None,
             explains=policy is not None and policy.explains,
+            limits=policy.limits if policy is not None else None,
             models=winning_models(pool.key, objects.models.values()).winners,
             objectives={o.key.name: o for o in objects.objectives.values() if o.pool == pool.key},
             rules=rules_in_order(pool.key, objects.rewrites.values()),

@@ -6,7 +6,7 @@ Pure but for the state it is given (datastore, ledgers, prefix index): `now` and
 
 import logging
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,6 +24,7 @@ from igw_extproc.health import Health
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Arrived, Placement
+from igw_extproc.metering import Charge
 from igw_extproc.request_headers import RequestHeaders
 from igw_extproc.scheduling.framework import Decision, Scheduler
 from igw_extproc.scheduling.policies import POLICIES
@@ -79,6 +80,7 @@ class Wish(NamedTuple):
     unnamed: bytes | None = None  # the body, if the response is to be given an id by which its maker is found
     previous: str = ""  # the response that it continues, or is about
     session: bytes | None = None
+    charge: Charge | None = None  # what it has taken of limits
 
 
 class Director:
@@ -163,8 +165,8 @@ class Director:
         unnamed = (body or request.body) if reading.keeps and request.complete else None
         session = header.session or reading.session
         key = self._homes.sessions.key(view.name, session) if session else None
-        # Only declared names become labels: what clients make up has no end.
-        model = asked if asked is not None and asked in view.models else ""
+        # Only names of objects become labels: what clients make up has no end.
+        model = asked if asked is not None and asked in view.named else ""
         expected = self._answers.expected(view.name, model)
         ask = asked_of(reading, resolved, adapter(resolved, allowed), serving.scheduler, len(request.body), expected)
         allowed = able(serving.scheduler, view.name, allowed, ask)
@@ -173,6 +175,11 @@ class Director:
             shed(allowed)
         pool = view.name if route.announce else None
         return Wish(serving, request.subset, allowed, ask, model, body, names, pool, unnamed, previous, key)
+
+    @property
+    def pools(self) -> Collection[str]:
+        """The names of all pools."""
+        return self._serving.keys()
 
     def chains(self) -> dict[str, tuple[Standby, ...]]:
         """The standbys of pools that have some, by the pool's name."""
@@ -205,6 +212,8 @@ class Director:
         body = wish.body if wish.unnamed is None else self._with_id(wish.unnamed, wish.body, flight)
         told = prefill_headers(serving.view.split, decision)
         placement = Placement(destinations, flight.lease_id, body, wish.names, wish.announced, told)
+        if wish.charge is not None:
+            flight.charge, placement = wish.charge, placement._replace(shown=wish.charge.told(now))
         if not wish.previous and wish.session is None:
             return Placed(placement, flight)
         ask = wish.ask._replace(stay=decision.lease.ask.stay)
@@ -297,10 +306,15 @@ class Director:
     def is_curious(self, lease: str | None) -> bool:
         """Whether what the engine found in its cache for this request shall be looked for in its response.
 
-        One in eight of those that were expected to find something: it costs a message each.
+        One in eight of those that were expected to find something: it costs a message each. And all whose tokens are
+        limited, since the engine's count of these is there, too.
         """
         flight = self.flights.get(lease or "")
-        if flight is None or flight.decision.lease.matched_tokens <= 0:
+        if flight is None:
+            return False
+        if flight.charge is not None and flight.charge.counts_tokens:
+            return True
+        if flight.decision.lease.matched_tokens <= 0:
             return False
         self._expectant += 1
         return self._expectant % _CURIOUS_OF == 0
@@ -315,7 +329,7 @@ class Director:
                 self.health.ended(flight.watch)
             if flight.went_well(self.health.sees_responses):
                 self.health.went_well(flight.place, flight.placed_at, now)
-            flight.ended(now, tokens)
+            flight.ended(now, tokens, self.health.sees_responses)
 
     def _pool(self, route: RouteView, model: str | None, previous: str) -> _Serving:
         """The pool of the model. A path may name none, but a response: then the pool of the endpoint that made it."""

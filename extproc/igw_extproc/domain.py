@@ -69,6 +69,7 @@ class Outcome(StrEnum):
     REJECTED_UNKNOWN_MODEL = "rejected-unknown-model"
     REJECTED_TOO_LARGE = "rejected-too-large"
     REJECTED_SATURATED = "rejected-saturated"
+    REJECTED_OVER_LIMIT = "rejected-over-limit"
     REJECTED_NO_ENDPOINTS = "rejected-no-endpoints"
     FAILED = "failed"  # a fault of ours: the proxy decides (fail open)
 

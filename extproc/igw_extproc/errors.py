@@ -6,10 +6,11 @@
     |   +-- TooLarge          413
     +-- UnknownModel          404
     +-- Saturated             429   capacity exists but is taken
+    +-- OverLimit             429   a limit of the pool or of the API key is reached
     +-- NoEndpoints           503   no capacity at all
 
-Raised by `openai`, `stream` and `director`; turned into an immediate response by `stream`. The texts name what to do.
-They never quote the prompt; a model name is cut to 100 characters.
+Raised by `openai`, `stream`, `director` and `metering`; turned into an immediate response by `stream`. The texts name
+what to do. They never quote the prompt; a model name is cut to 100 characters.
 """
 
 from typing import ClassVar
@@ -28,6 +29,8 @@ class RoutingError(Exception):
     outcome: ClassVar[Outcome] = Outcome.FAILED
     retry_after: int | None = None
     """Whole seconds after which to try again, where that is known."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What else the client is told."""
 
     def but(self, why: str) -> "RoutingError":
         """The same, with more to say."""
@@ -84,6 +87,20 @@ class Saturated(RoutingError):
     kind = "rate_limit_error"
     code = "saturated"
     outcome = Outcome.REJECTED_SATURATED
+
+
+class OverLimit(RoutingError):
+    """Somebody has set a limit, and it is reached."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    outcome = Outcome.REJECTED_OVER_LIMIT
+
+    def __init__(self, message: str, retry_after: int, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.headers = headers
 
 
 class NoEndpoints(RoutingError):

@@ -11,6 +11,7 @@ from igw_extproc.health import Watch
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers
 from igw_extproc.messages import Responded
+from igw_extproc.metering import Charge
 from igw_extproc.scheduling.framework import Decision
 from igw_extproc.scheduling.split import PairLease
 
@@ -29,6 +30,7 @@ class Flight:
         "answer_tokens",
         "arrived_at",
         "bill",
+        "charge",
         "decision",
         "ended_at",
         "failed",
@@ -60,6 +62,7 @@ class Flight:
         self.status = 0  # 0: not seen
         self.prompt_tokens = self.answer_tokens = 0  # as the engine has them; 0: not seen
         self.bill: Callable[[float], None] | None = None  # to be told the tokens that it used, where these are known
+        self.charge: Charge | None = None  # what it has taken of its pool's and its key's limits
         self.moved = False
         self.open = True
         self.failed: tuple[Ledger, ...] = ()  # endpoints where a try failed
@@ -153,14 +156,27 @@ class Flight:
         self.open = False
         self.decision.lease.close(now, succeeded=False)
 
-    def ended(self, now: float, length: float | None = None) -> None:
+    def ended(self, now: float, length: float | None = None, sees_responses: bool = False) -> None:
         """The request is over. `length`: tokens of its answer, where known; then whoever sent it is billed."""
         self.open = False
         self.ended_at = now
+        prompt = self.prompt_tokens or self.decision.lease.ask.prompt_tokens
         if self.bill is not None and (self.status >= 400 or length is not None):
-            prompt = self.prompt_tokens or self.decision.lease.ask.prompt_tokens
             self.bill(prompt + length if length is not None and self.status < 400 else 0.0)
+        if self.charge is not None:
+            self._settle(self.charge, prompt, length, sees_responses, now)
         self.decision.lease.close(now, succeeded=self.status < 400)
         # `history` keeps it.
-        self.bill = None
+        self.bill = self.charge = None
         self.decision.lease.forget()
+
+    def _settle(self, charge: Charge, prompt: int, length: float | None, sees_responses: bool, now: float) -> None:
+        """Its limits: what it used, as far as one knows. Who leaves before the answer has had the prompt computed."""
+        if self.status >= 500:
+            charge.refund(now)
+        elif self.status >= 400:
+            charge.ended(0.0, now)
+        elif length is not None or self.prompt_tokens:
+            charge.ended(prompt + (length or 0.0), now)
+        else:
+            charge.ended(prompt if sees_responses and not self.status else None, now)

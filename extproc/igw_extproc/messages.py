@@ -146,6 +146,7 @@ class Placement(NamedTuple):
     pool: str | None = None  # to be told to the proxy, which routes once more by it
     headers: tuple[tuple[str, str], ...] = ()  # what else the endpoint is told
     explained: str | None = None  # what the client is told of the decision, if it has asked
+    shown: tuple[tuple[str, str], ...] = ()  # what the client is told with the response, where the proxy can do that
 
 
 class Step(NamedTuple):

@@ -137,14 +137,20 @@ _ROUTES_ANEW: Final = field(3, field(1, b"\x28\x01"))  # one with clear_route_ca
 
 
 def body_reply(
-    destinations: str, lease: str, rest: tuple[tuple[str, str], ...] = (), routes_anew: bool = False
+    destinations: str,
+    lease: str,
+    rest: tuple[tuple[str, str], ...] = (),
+    routes_anew: bool = False,
+    again: bool = True,
 ) -> bytes:
     """A ProcessingResponse that lets the request body pass and carries the texts as dynamic metadata.
 
-    `rest`: other names and values. `routes_anew`: the proxy chooses its route once more.
+    `rest`: other names and values. `routes_anew`: the proxy chooses its route once more. `again`: whether the same,
+    but for the lease, will be said to others.
     """
     told = lease.encode()
-    return _before_lease(destinations, len(told), rest, routes_anew) + told
+    write = _before_lease if again else _before_lease.__wrapped__
+    return write(destinations, len(told), rest, routes_anew) + told
 
 
 # All but a lease comes again and again.

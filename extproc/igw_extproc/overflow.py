@@ -15,7 +15,7 @@ from igw_api.standby import VERSION_PATH, Standby
 from igw_extproc import openai
 from igw_extproc.budget import Budget, Window
 from igw_extproc.director import Director, Placed, Wish
-from igw_extproc.errors import RoutingError
+from igw_extproc.errors import OverLimit, RoutingError
 from igw_extproc.flight import Flight
 from igw_extproc.flowcontrol.room import is_open
 from igw_extproc.messages import ROUTE_ATTRIBUTE, Arrived, Placement
@@ -26,7 +26,8 @@ SATURATED: Final = "saturated"
 EMPTY: Final = "empty"
 OUT: Final = "out"
 LATE: Final = "late"
-REASONS: Final = (SATURATED, EMPTY, OUT, LATE)
+LIMITED: Final = "limited"
+REASONS: Final = (SATURATED, EMPTY, OUT, LATE, LIMITED)
 
 _OPAQUE: Final = "this request is none that could be sent there"
 
@@ -95,6 +96,14 @@ class Overflow:
         late = flight.decision.first_token_s > view.first_byte
         return self.divert(wish, request, LATE, now) if late else _NOT_ASKED
 
+    def beyond(self, wish: Wish, request: Arrived, error: OverLimit, now: float) -> Diverted:
+        """It exceeds a limit of its pool. Raises that error where no standby takes it."""
+        self.saw(wish.serving.view.name, now)
+        found = self.divert(wish, request, LIMITED, now)
+        if isinstance(found, Declined):
+            raise error.but(found.why)
+        return found
+
     def in_vain(self, wish: Wish, request: Arrived | None, capacity: bool, now: float) -> Diverted | Declined:
         """It has waited for nothing. `capacity`: the pool has endpoints. `request` None: it goes nowhere."""
         if request is None:
@@ -117,6 +126,8 @@ class Overflow:
             placement, flight = found
             pool = wish.serving.view.name
             self._taken[(pool, standby.name, reason)] += 1
+            if wish.charge is not None:
+                wish.charge.leave()
             return Diverted(placement, pool, wish.model, standby.name, reason, flight)
         return Declined(" ".join(told))
 

@@ -22,6 +22,7 @@ from igw_extproc.health import Health, HealthStatistics
 from igw_extproc.http2 import Http2Server, Limits
 from igw_extproc.inflight import Ledger
 from igw_extproc.ledgers import Ledgers, LedgerStatistics
+from igw_extproc.metering import MeterStatistics
 from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.overview import overview
 from igw_extproc.pages import Pages
@@ -194,6 +195,9 @@ class _Snapshots:
 
     def standbys(self) -> list[StandbyStatistics]:
         return self._parts.admission.overflow.statistics(self._parts.clock())
+
+    def meters(self) -> MeterStatistics:
+        return self._parts.admission.meters.statistics()
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self._parts.director.splits()

@@ -377,6 +377,7 @@ def _number(code: str | None) -> int:
 
 def _metadata(placement: Placement) -> dict[str, str]:
     told = _routing(placement)
+    told.update(placement.shown)
     if placement.explained is not None:
         told[wire.DECISION_HEADER] = placement.explained
     return told

@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 from igw_extproc.flowcontrol.queue import QueueStatistics
 from igw_extproc.health import HealthStatistics
 from igw_extproc.ledgers import LedgerStatistics
+from igw_extproc.limit_families import limit_families
+from igw_extproc.metering import MeterStatistics
 from igw_extproc.openai import Usage
 from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.scheduling.shadow import ShadowStatistics, Side
@@ -130,6 +132,7 @@ class Sources(Protocol):
     def health(self) -> HealthStatistics: ...
     def splits(self) -> Mapping[str, SplitStatistics]: ...
     def standbys(self) -> Iterable[StandbyStatistics]: ...
+    def meters(self) -> MeterStatistics: ...
 
 
 class PickerCollector(Collector):
@@ -143,6 +146,7 @@ class PickerCollector(Collector):
         """All families, in the order of `docs/metrics.md`."""
         yield from self._request_families()
         yield from self._queue_families()
+        yield from limit_families(self._sources.meters())
         yield from self._standby_families()
         yield from self._split_families()
         yield from self._shadow_families()

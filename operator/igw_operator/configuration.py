@@ -13,13 +13,14 @@ from igw_api.manifests import collect
 from igw_api.objects import AnyObject, AttachTo, Key
 from igw_api.objectset import ObjectSet, dump
 from igw_operator import envoy, state
+from igw_operator.machine import memory, open_files
 from igw_operator.plan.build import build_plan
 from igw_operator.plan.certificates import secrets_of
 from igw_operator.plan.model import Condition, GatewayPlan, ProviderCluster
 from igw_operator.plan.standbys import only_led_to
 from igw_operator.ports import Bind, Binds, Places
 from igw_operator.render.bootstrap import BOOTSTRAP_FILE, bootstrap, everything, resource_files
-from igw_operator.render.files import Address, Surroundings
+from igw_operator.render.files import MOST_CONNECTIONS, Address, Surroundings
 from igw_operator.render.providers import credential_files
 from igw_operator.render.routes import leads
 from igw_operator.render.tls import pem_files
@@ -54,12 +55,16 @@ class Configuration:
     binary: Path
     binds: Binds = field(init=False)
     intent: Intent | None = field(default=None, init=False)
+    _connections: int = field(init=False)
+    _heap: int = field(init=False)
     _reads: int = field(default=0, init=False)
     _wishes: dict[tuple[Key, AttachTo | None], int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         own = frozenset((self.places.admin, self.places.picker, self.places.metrics))
         self.binds = Binds(self.settings.listen_host, self.settings.listens, own)
+        # A request takes two sockets, and half of the memory is for others.
+        self._connections, self._heap = min(MOST_CONNECTIONS, open_files() // 2), memory() // 2
 
     @property
     def current(self) -> Intent:
@@ -169,6 +174,8 @@ class Configuration:
             access_log=self.settings.access_log,
             authorities=authorities(),
             picker_tls=str(self.settings.picker_tls) if self.settings.picker_tls else None,
+            connections=self._connections,
+            heap=self._heap,
         )
 
 

@@ -68,7 +68,9 @@ def _brief(route: dict[str, Any]) -> dict[str, Any]:
         for name, config in route.get("typed_per_filter_config", {}).items()
     }
     action = {key: value for key, value in route.get("route", {}).items() if key != "retry_policy"}
-    parts = {"match": route["match"], "to": action, "answer": route.get("direct_response"), "filters": filters}
+    told = [one["header"]["key"] for one in route.get("response_headers_to_add", [])]
+    answer = route.get("direct_response")
+    parts = {"match": route["match"], "to": action, "answer": answer, "filters": filters, "client is told": told}
     return {"name": route["name"], **{key: value for key, value in parts.items() if value}}
 
 

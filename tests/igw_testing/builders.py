@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from igw_api.limits import Limits
 from igw_api.objects import (
     AnyObject,
     FailureMode,
@@ -102,10 +103,12 @@ def policy(
     split: Split | None = None,
     standbys: tuple[Standby, ...] = (),
     first_byte: float | None = None,
+    limits: Limits | None = None,
 ) -> Policy:
     """How those pools place requests."""
     targets = tuple(key(one) for one in pools or ("llm",))
-    return Policy(key(name), targets, scheduling, created, queue, shadow, split, standbys, first_byte)
+    made = Policy(key(name), targets, scheduling, created, queue, shadow, split, standbys, first_byte)
+    return replace(made, limits=limits)
 
 
 def lead(*pools: str, announce: bool = False) -> Lead:

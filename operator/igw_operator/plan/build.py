@@ -5,7 +5,7 @@ of the objects.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from igw_api.objects import (
     Key,
     Listener,
     Model,
+    Policy,
     Pool,
     Route,
     RouteMatch,
@@ -59,6 +60,7 @@ class _Draft:
     occupied: Mapping[Place, str]
     standbys: Standbys
     timed: frozenset[Key]  # pools that limit the time to the first byte
+    limited: frozenset[Key]  # pools that limit what API keys may use
     unguarded: Mapping[Place, str]
     guards: Guards
     attached: dict[Place, list[Attached]] = field(default_factory=lambda: defaultdict(list))
@@ -94,8 +96,15 @@ class _Draft:
         for one in overflows.values():
             if one.pool is not None:
                 self.use(self.catalog.pool_cluster(self.catalog.pools[one.pool]), one.pool)
-        timed = any(key in self.timed for key in pools)
-        return Placement(pool.key, pool.failure_mode, self.first_byte, site, tuple(overflows.values()), timed)
+        return Placement(
+            pool=pool.key,
+            failure_mode=pool.failure_mode,
+            first_byte=self.first_byte,
+            site=site,
+            overflows=tuple(overflows.values()),
+            timed=not self.timed.isdisjoint(pools),
+            limited=not self.limited.isdisjoint(pools),
+        )
 
 
 def build_plan(
@@ -124,7 +133,8 @@ def build_plan(
         first_byte=first_byte,
         occupied=occupied,
         standbys=find_standbys(objects, sees_secrets=sees_secrets),
-        timed=_timed(objects),
+        timed=_pools(objects, lambda policy: policy.first_byte is not None),
+        limited=_pools(objects, _limits_keys),
         unguarded=unguarded,
         guards=find_guards(objects),
     )
@@ -150,9 +160,14 @@ def build_plan(
     return plan, tuple(sorted(conditions, key=lambda condition: (condition.kind, condition.key, condition.type)))
 
 
-def _timed(objects: ObjectSet) -> frozenset[Key]:
+def _pools(objects: ObjectSet, wanted: Callable[[Policy], bool]) -> frozenset[Key]:
+    """Those whose policy is such a one."""
     policies = {pool: winning_policy(pool, objects.policies.values()) for pool in objects.pools}
-    return frozenset(pool for pool, policy in policies.items() if policy is not None and policy.first_byte is not None)
+    return frozenset(pool for pool, policy in policies.items() if policy is not None and wanted(policy))
+
+
+def _limits_keys(policy: Policy) -> bool:
+    return policy.limits is not None and bool(policy.limits.keys or policy.limits.models)
 
 
 def _gateways(objects: ObjectSet, controller: str | None) -> Mapping[Key, Gateway]:

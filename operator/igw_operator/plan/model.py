@@ -113,6 +113,7 @@ class Placement:
     site: Site | None = None
     overflows: tuple[Overflow, ...] = ()  # of all pools that a request on this route may be for
     timed: bool = False  # the picker may bound the time to a response's headers
+    limited: bool = False  # the picker tells what is left of an API key's limits
 
     @property
     def heeded(self) -> bool:
@@ -241,6 +242,16 @@ class PickerRules:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientRules:
+    """What one client may take of the proxy: bounds that only floods reach, and broken clients."""
+
+    streams: int = 1024  # requests at once on one HTTP/2 connection
+    idle: float = 300.0  # a connection without requests is closed then
+    headers_timeout: float = 30.0  # for a request's headers to come in
+    body_timeout: float = 600.0  # for all of it: 32 MiB at half a megabit a second
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayPlan:
     """All of it. Two plans that are equal need no change of the proxy."""
 
@@ -251,6 +262,7 @@ class GatewayPlan:
     standbys: frozenset[str] = frozenset()  # the keys that pickers may name
     guards: Guards = field(default_factory=Guards)
     picker: PickerRules = field(default_factory=PickerRules)
+    clients: ClientRules = field(default_factory=ClientRules)
     keepalive: Keepalive = field(default_factory=Keepalive)
     # A silent stream may be a full engine queue or a long unary completion; dead peers show by TCP keepalive.
     idle_timeout: float = 3600.0

@@ -32,6 +32,7 @@ from igw_operator.render.filters import (
     hold_filter,
     placement_filter,
 )
+from igw_operator.render.floods import bounds
 from igw_operator.render.local_replies import local_replies
 from igw_operator.render.providers import provider_cluster
 from igw_operator.render.routes import rds_file, route_table, table_name
@@ -42,6 +43,8 @@ LDS_FILE = "lds.json"
 CDS_FILE = "cds.json"
 # How much of a body Envoy holds at once; about this much of a larger one reaches the picker.
 BUFFER_LIMIT = 2**20
+# What the streams of one HTTP/2 connection may have on their way to us together, whatever they send.
+CONNECTION_WINDOW = 4 * BUFFER_LIMIT
 
 
 def bootstrap(around: Surroundings) -> str:
@@ -49,7 +52,8 @@ def bootstrap(around: Surroundings) -> str:
     return text(
         bootstrap_v3.Bootstrap(
             node=core_v3.Node(id="igw", cluster="igw"),
-            admin=bootstrap_v3.Admin(address=socket_address(around.admin)),
+            admin=_admin(around),
+            overload_manager=bounds(around),
             dynamic_resources=bootstrap_v3.BootstrapDynamicResources(
                 lds_config=file_source(around.directory, LDS_FILE), cds_config=file_source(around.directory, CDS_FILE)
             ),
@@ -57,12 +61,18 @@ def bootstrap(around: Surroundings) -> str:
     )
 
 
+def _admin(around: Surroundings) -> bootstrap_v3.Admin:
+    """Also for whoever wants to know what floods it."""
+    return bootstrap_v3.Admin(address=socket_address(around.admin), ignore_global_conn_limit=True)
+
+
 def everything(plan: GatewayPlan, around: Surroundings) -> str:
     """All of it in one static file: what Envoy is asked to validate, since it looks at no watched file then."""
     return text(
         bootstrap_v3.Bootstrap(
             node=core_v3.Node(id="igw", cluster="igw"),
-            admin=bootstrap_v3.Admin(address=socket_address(around.admin)),
+            admin=_admin(around),
+            overload_manager=bounds(around),
             static_resources=bootstrap_v3.BootstrapStaticResources(
                 clusters=[
                     picker_cluster(plan.picker, around.picker, picker_socket(around, inline=True)),
@@ -131,9 +141,15 @@ def _connection_manager(
         always_set_request_id_in_response=True,  # `igw explain` finds requests by it
         server_header_transformation=hcm_v3.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         stream_idle_timeout=seconds(plan.idle_timeout),
-        request_headers_timeout=seconds(60),
-        http2_protocol_options=core_v3.Http2ProtocolOptions(max_concurrent_streams=1024),
-        local_reply_config=local_replies(plan.picker),
+        request_headers_timeout=seconds(plan.clients.headers_timeout),
+        request_timeout=seconds(plan.clients.body_timeout),
+        common_http_protocol_options=core_v3.HttpProtocolOptions(idle_timeout=seconds(plan.clients.idle)),
+        http2_protocol_options=core_v3.Http2ProtocolOptions(
+            max_concurrent_streams=plan.clients.streams,
+            initial_stream_window_size=BUFFER_LIMIT,
+            initial_connection_window_size=CONNECTION_WINDOW,
+        ),
+        local_reply_config=local_replies(plan),
         access_log=_access_log(around.access_log),
     )
 

@@ -16,6 +16,8 @@ from envoy_data_plane.google.protobuf import Any as PackedAny
 from igw_api.objects import Key
 
 PICKER_CLUSTER = "picker"
+# Of all clients together. Envoy Gateway's own bound is the same.
+MOST_CONNECTIONS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Surroundings:
     access_log: str | None = None
     authorities: str = ""  # the file with the certificates that this machine trusts
     picker_tls: str | None = None  # the directory with the certificates of Envoy and the picker; None: plain text
+    connections: int = MOST_CONNECTIONS  # that clients may have open together
+    heap: int | None = None  # bytes that Envoy may take; None: any
 
 
 def seconds(value: float | None) -> timedelta | None:

@@ -12,7 +12,7 @@ from envoy_data_plane.envoy.config.core import v3 as core_v3
 from envoy_data_plane.envoy.config.route import v3 as route_v3
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm_v3
 
-from igw_operator.plan.model import PickerRules
+from igw_operator.plan.model import GatewayPlan
 from igw_operator.render.errors import REQUEST_ERROR, SERVICE_ERROR, TIMEOUT_ERROR, error_body
 
 MIB = 2**20
@@ -30,14 +30,14 @@ class _Case:
     code: str
 
 
-def local_replies(rules: PickerRules) -> hcm_v3.LocalReplyConfig:
+def local_replies(plan: GatewayPlan) -> hcm_v3.LocalReplyConfig:
     """The mappers, for every listener. They change bodies, never statuses."""
     return hcm_v3.LocalReplyConfig(
         mappers=[
             hcm_v3.ResponseMapper(
                 filter=case.known_by, body_format_override=error_format(case.message, case.kind, case.code)
             )
-            for case in _cases(rules)
+            for case in _cases(plan)
         ]
     )
 
@@ -50,8 +50,9 @@ def error_format(message: str, kind: str, code: str) -> core_v3.SubstitutionForm
     )
 
 
-def _cases(rules: PickerRules) -> tuple[_Case, ...]:
-    largest = f"{rules.max_body_bytes // MIB} MiB"
+def _cases(plan: GatewayPlan) -> tuple[_Case, ...]:
+    largest = f"{plan.picker.max_body_bytes // MIB} MiB"
+    slowest = f"its headers within {plan.clients.headers_timeout:g} s, all of it within {plan.clients.body_timeout:g} s"
     return (
         _Case(_status(413), f"The body is larger than {largest}; send less.", REQUEST_ERROR, "request_too_large"),
         # Envoy's defaults for the sum and the number of headers.
@@ -69,6 +70,7 @@ def _cases(rules: PickerRules) -> tuple[_Case, ...]:
         _Case(_flags("UH", "NC"), "No endpoint can serve this now; try again later.", SERVICE_ERROR, "no_endpoints"),
         _Case(_flags("UO", "OM"), "Too many requests are running; try again later.", SERVICE_ERROR, "overloaded"),
         _Case(_flags("UT", "DT", "SI"), "No answer within the time that is allowed.", TIMEOUT_ERROR, "timeout"),
+        _Case(_status(408), f"The request has not come in time: {slowest}.", TIMEOUT_ERROR, "request_timeout"),
         _Case(
             _flags("UF", "UC", "UR", "LR", "UPE", "URX"),
             "No endpoint could be reached, or the one that was broke off before it answered; try again.",

@@ -125,12 +125,19 @@ def _share(
         yield route_v3.Route(name=name, match=match, route=action)
         return
     name = lead_name(placement.site) if placement.site else str(placement.pool)
+    left = [_told(header) for header in wire.LEFT_HEADERS] if placement.limited else []
     yield from _overflows(route, placement, bound, plan, clusters)
     # What is about a kept response belongs to the engine that its path names: the picker gets the headers of such a
     # request, as it does of an upgrade.
     for header, config in ((_upgrade(), upgraded(placement)), (_kept_response(), placed_by_headers())):
         match = _match(route.match, bound, (header,), chosen)
-        yield route_v3.Route(name=name, match=match, route=action, typed_per_filter_config=config)
+        yield route_v3.Route(
+            name=name,
+            match=match,
+            route=action,
+            typed_per_filter_config=config,
+            response_headers_to_add=left,
+        )
     yield route_v3.Route(
         name=name,
         match=_match(route.match, bound, metadata=chosen),
@@ -138,6 +145,7 @@ def _share(
         typed_per_filter_config=placed(placement, plan.picker),
         # Where the picker must have the whole body, the host's limit would refuse what is allowed elsewhere.
         request_body_buffer_limit=plan.picker.max_body_bytes if placement.heeded else None,
+        response_headers_to_add=left,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from igw_api.limits import KeyLimits, Limits
 from igw_api.objects import Key, Policy, Queue, Shadow
 from igw_api.resilience import PassiveHealth, Retry
 from igw_testing.manifest_texts import accepted, manifest, refusals
@@ -72,6 +73,19 @@ def test_failures_and_retries_are_what_a_policy_asks_for() -> None:
     assert found.retry == Retry(statuses=(), lost=False)
 
 
+def test_limits_are_of_the_pool_and_of_each_key_by_model() -> None:
+    keys = {"requestsPerMinute": 60, "models": [{"name": "big", "tokensPerMinute": 5000}]}
+    found = accepted(policy({"name": "a"}, limits={"concurrentRequests": 8, "perKey": keys}), Policy)
+    assert found.limits == Limits(8, None, KeyLimits(60), {"big": KeyLimits(None, 5000)})
+    assert found.limits.of_keys("small") == KeyLimits(60)
+    assert found.limits.of_keys("big") == KeyLimits(None, 5000)
+
+
+@pytest.mark.parametrize("limits", [{}, {"perKey": {}}], ids=str)
+def test_limits_that_limit_nothing_are_none(limits: dict[str, Any]) -> None:
+    assert accepted(policy({"name": "a"}, limits=limits), Policy).limits is None
+
+
 @pytest.mark.parametrize(
     ("text", "refusal"),
     [
@@ -88,6 +102,15 @@ def test_failures_and_retries_are_what_a_policy_asks_for() -> None:
         ),
         (policy({"name": "a"}, passiveHealth={"fullStatuses": [400]}), "spec.passiveHealth.fullStatuses[0]: must be"),
         (policy({"name": "a"}, retry={"attempts": 6}), "spec.retry.attempts: must be"),
+        (policy({"name": "a"}, limits={"concurrentRequests": 0}), "spec.limits.concurrentRequests: must be"),
+        (
+            policy({"name": "a"}, limits={"perKey": {"models": [{"name": "m"}]}}),
+            "spec.limits.perKey.models[0]: needs `requestsPerMinute` or `tokensPerMinute`",
+        ),
+        (
+            policy({"name": "a"}, limits={"perKey": {"models": [{"name": "m", "tokensPerMinute": 1}] * 2}}),
+            "spec.limits.perKey.models: model m occurs twice",
+        ),
         (policy({"name": "a"}, retry={"statuses": [500]}), "spec.retry.statuses[0]: must be"),
         (policy({"name": "a"}, retry={"lost": "Maybe"}), "spec.retry.lost: must be one of 'Retry' or 'Fail'"),
         (policy({"name": "a"}, scheduling={"shadow": {}}), "spec.scheduling.shadow.policy: is required"),

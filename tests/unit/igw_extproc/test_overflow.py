@@ -117,7 +117,11 @@ def test_over_the_budget_a_full_pool_says_what_it_said_and_why_its_standby_does_
     here.admission.expire(here.now)
     assert sent(waits) == (KEY, "big"), "it has waited in vain, and there is budget again"
     (row,) = here.admission.overflow.statistics(here.now)
-    assert (row.taken, row.declined, row.left) == ({"saturated": 3, "empty": 0, "out": 0, "late": 0}, 1, 1)
+    assert (row.taken, row.declined, row.left) == (
+        {"saturated": 3, "empty": 0, "out": 0, "late": 0, "limited": 0},
+        1,
+        1,
+    )
 
 
 def test_a_pool_whose_endpoints_are_all_out_does_not_wait_either() -> None:

@@ -21,6 +21,7 @@ from igw_extproc.flowcontrol.queue import FlowQueue, QueueStatistics
 from igw_extproc.flowcontrol.waiters import Limits
 from igw_extproc.health import HealthStatistics
 from igw_extproc.ledgers import LedgerStatistics
+from igw_extproc.metering import MeterStatistics, PoolUse
 from igw_extproc.openai import Usage
 from igw_extproc.overflow import StandbyStatistics
 from igw_extproc.scheduling.shadow import ShadowStatistics
@@ -59,6 +60,9 @@ class Parts:
     def standbys(self) -> Sequence[StandbyStatistics]:
         rows = [StandbyStatistics("default/llm", "cloud", {"saturated": 2, "empty": 0, "out": 0}, 1, 58)]
         return rows if len(self.picking.ledgers) else []
+
+    def meters(self) -> MeterStatistics:
+        return MeterStatistics({"default/llm": PoolUse({"key-requests": 4}, 2)}, 7, 1)
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self.picking.director.splits()

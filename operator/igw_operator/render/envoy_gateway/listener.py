@@ -76,7 +76,15 @@ def _client_rules(plan: GatewayPlan) -> dict[str, Any]:
         # A larger body is refused with 413: the picker must have all of it, see `_ext_proc`.
         "connection": {"bufferLimit": f"{plan.picker.max_body_bytes // 2**20}Mi"},
         "headers": {"earlyRequestHeaders": {"remove": list(wire.PRIVATE_HEADERS)}},
-        "timeout": {"http": {"streamIdleTimeout": duration(plan.idle_timeout)}},
+        "timeout": {
+            "http": {
+                "streamIdleTimeout": duration(plan.idle_timeout),
+                "requestHeadersReceivedTimeout": duration(plan.clients.headers_timeout),
+                "requestReceivedTimeout": duration(plan.clients.body_timeout),
+                "idleTimeout": duration(plan.clients.idle),
+            }
+        },
+        "http2": {"maxConcurrentStreams": plan.clients.streams},
         "tcpKeepalive": tcp_keepalive(plan.keepalive),
     }
 
