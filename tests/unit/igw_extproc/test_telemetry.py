@@ -62,7 +62,8 @@ class Parts:
         return rows if len(self.picking.ledgers) else []
 
     def meters(self) -> MeterStatistics:
-        return MeterStatistics({"default/llm": PoolUse({"key-requests": 4}, 2)}, 7, 1)
+        pools = {"default/llm": PoolUse({"key-requests": 4}, 2)}
+        return MeterStatistics(pools, 7, 1) if len(self.picking.ledgers) else MeterStatistics({}, 0, 0)
 
     def splits(self) -> Mapping[str, SplitStatistics]:
         return self.picking.director.splits()
