@@ -13,6 +13,7 @@ import aiohttp
 from igw_operator.plan.model import ClientRules
 from igw_testing.engine_double import END, EngineDouble
 from igw_testing.envoy_process import running_envoy
+from igw_testing.standalone import until
 
 with warnings.catch_warnings():
     # The protobuf classes warn of their own use of pydantic.
@@ -79,9 +80,7 @@ async def test_more_connections_than_there_may_be_are_closed_and_those_that_are_
             writer.close()
             return found.startswith(b"HTTP/1.1 200")
 
-        async with asyncio.timeout(WAIT_S):
-            while not await answered():
-                await asyncio.sleep(0.05)
+        await until(answered, WAIT_S)
 
 
 async def test_who_sends_too_slowly_is_told_so_and_who_sends_nothing_is_disconnected(

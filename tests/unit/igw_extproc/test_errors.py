@@ -8,6 +8,7 @@ from igw_extproc.domain import Outcome
 from igw_extproc.errors import (
     BadRequest,
     NoEndpoints,
+    OverLimit,
     RoutingError,
     Saturated,
     TooLarge,
@@ -21,6 +22,7 @@ TABLE: list[tuple[RoutingError, int, str, str, Outcome]] = [
     (TooLarge("x"), 413, "invalid_request_error", "request_too_large", Outcome.REJECTED_TOO_LARGE),
     (UnknownModel("m", []), 404, "invalid_request_error", "model_not_found", Outcome.REJECTED_UNKNOWN_MODEL),
     (Saturated("x"), 429, "rate_limit_error", "saturated", Outcome.REJECTED_SATURATED),
+    (OverLimit("x", 1), 429, "rate_limit_error", "rate_limit_exceeded", Outcome.REJECTED_OVER_LIMIT),
     (NoEndpoints("x"), 503, "service_unavailable_error", "no_endpoints", Outcome.REJECTED_NO_ENDPOINTS),
 ]
 
