@@ -24,6 +24,9 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 # eating the memory.
 _MAX_NODES: Final = 1_000_000
 _MAX_DEPTH: Final = 100
+# Python writes no number of more than 4300 digits, and a message would have to.
+_MAX_DIGITS: Final = 100
+_INT: Final = "tag:yaml.org,2002:int"
 
 
 class Unreadable(Exception):
@@ -141,7 +144,7 @@ def _line(part: yaml.Node | yaml.Event) -> int:
 
 
 class _Check:
-    """Refuses repeated keys, which YAML libraries resolve silently, and aliases that expand without end."""
+    """Refuses repeated keys, which YAML libraries resolve silently, and what is without end: aliases, numbers."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -156,6 +159,8 @@ class _Check:
                 self.visit(item, offset, depth + 1)
         elif isinstance(node, yaml.MappingNode):
             self._mapping(node, offset, depth)
+        elif node.tag == _INT and len(node.value) > _MAX_DIGITS:
+            raise _refusal(node, offset, f"has a number of more than {_MAX_DIGITS} digits")
 
     def _mapping(self, node: yaml.MappingNode, offset: int, depth: int) -> None:
         seen: set[str] = set()
