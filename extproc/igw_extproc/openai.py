@@ -229,6 +229,8 @@ def _prompt(document: dict[str, Any]) -> bytes:
 
 
 def _add_message(pieces: list[bytes], message: Any) -> None:
+    if isinstance(message, str):
+        pieces.append(message.encode())
     if not isinstance(message, dict):
         return  # no engine takes it
     pieces.append(_flat(message.get("role")))

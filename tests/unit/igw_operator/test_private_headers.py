@@ -13,12 +13,14 @@ OF_CLIENTS = {
     wire.MODEL_HEADER,
     wire.FAIRNESS_HEADER,
     wire.SESSION_HEADER,
+    wire.EXPLAIN_HEADER,
 }
 OF_RESPONSES = {
     wire.DROP_REASON_HEADER,
     wire.WENT_INTO_RESPONSE_HEADER,
     wire.PREFILL_OUTCOME_HEADER,
     wire.SERVED_BY_HEADER,
+    wire.DECISION_HEADER,
 }
 # Envoy takes these from nobody outside: `use_remote_address`, and no address counts as inside.
 OF_ENVOY = {wire.TRY_TIMEOUT_HEADER}
