@@ -201,7 +201,7 @@ CASES = [
         "model_not_found",
         b'{"prompt": "%s", "model": "gpt-9"}' % (b"x" * 3_000_000),
     ),
-    Case("JSON as gRPC", 415, "unsupported_media_type", HELLO, headers={"content-type": "application/grpc"}),
+    Case("JSON as a form", 415, "unsupported_media_type", HELLO, headers={"content-type": "multipart/form-data"}),
     Case("plain text", 415, "unsupported_media_type", b"hello", headers={"content-type": "text/plain"}),
     Case(
         "a form",
