@@ -195,19 +195,16 @@ class Exchange:
             complete = message.end_of_stream or self._mode is BodyMode.BUFFERED
             return self._arrive(Part.REQUEST_BODY, message.body, complete)
         self._gather(message.body)
-        if not message.end_of_stream:
-            return _NOTHING
-        return self._arrive(Part.REQUEST_BODY, bytes(self._gathered), complete=True)
+        ended = message.end_of_stream
+        return self._arrive(Part.REQUEST_BODY, bytes(self._gathered), complete=True) if ended else _NOTHING
 
     def _gather(self, piece: bytes) -> None:
         """Packed: a body that comes byte by byte takes little more than its own size."""
-        gathered = self._gathered
-        if len(gathered) + len(piece) > self._limit:
+        if len(self._gathered) + len(piece) > self._limit:
             raise TooLarge(f"The body exceeds {self._limit} bytes.")
-        if gathered and isinstance(gathered, bytes):
-            gathered = bytearray(gathered)
-        gathered += piece
-        self._gathered = gathered
+        if self._gathered and isinstance(self._gathered, bytes):
+            self._gathered = bytearray(self._gathered)
+        self._gathered += piece
 
     def _late_body(self, message: Message) -> Step:
         """Body after the decision passes.
