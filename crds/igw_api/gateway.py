@@ -300,8 +300,10 @@ def _values(
 def _check_regex(value: str, path: tuple[PathPart, ...]) -> None:
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise Invalid(path, f"is not a regular expression: {error}") from None
+    except RecursionError:
+        raise Invalid(path, "is nested too deeply") from None
 
 
 def _backend(meta: ObjectMeta, ref: BackendRefSpec, path: tuple[PathPart, ...]) -> BackendRef:

@@ -208,6 +208,10 @@ def _alpha_picker_port(ref: ExtensionRef | None) -> int:
     return ref.port_number or ref.target_port_number or DEFAULT_PICKER_PORT
 
 
+# A tenant's text, read anew at each change of the pool: three values, and some room for mistakes that are told.
+_ATTACH_TO_NODES: Final = 100
+
+
 class AttachToText(Strict):
     """The YAML text of the `attach-to` annotation."""
 
@@ -222,7 +226,7 @@ def attach_to(meta: ObjectMeta) -> AttachTo | None:
     if text is None:
         return None
     path = ("metadata", "annotations", ATTACH_TO_ANNOTATION)
-    document = next(documents(text), None)
+    document = next(documents(text, _ATTACH_TO_NODES), None)
     if document is None or isinstance(document, Unreadable):
         raise Invalid(path, "must be YAML text of the lines `name: my-gateway` and `port: 8081`")
     try:

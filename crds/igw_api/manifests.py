@@ -15,9 +15,10 @@ from igw_api.meta import ApiObject, Invalid, PathPart
 from igw_api.objects import AnyObject, Key
 from igw_api.objectset import NotADump, ObjectSet, dump, load
 from igw_api.problems import Problem, told, wording, written
-from igw_api.yamltext import Document, Unreadable, documents
+from igw_api.yamltext import MAX_BYTES, Document, Unreadable, documents
 
 __all__ = [
+    "MAX_BYTES",
     "Manifest",
     "NotADump",
     "ObjectSet",

@@ -16,10 +16,17 @@ from igw_api.meta import PathPart
 
 # At the start of a line this always begins a document, even within a block of text.
 _SEPARATOR: Final = re.compile(r"^---(?=\s|$)", re.MULTILINE)
-_NOTHING: Final = re.compile(r"(\s*(#.*|%.*|---|\.\.\.)?(\n|$))*")
-# Far more than any manifest, and few enough to stop aliases that refer to aliases from eating the memory.
+# Possessive: blank lines can be cut into lines in one way only, else a few dozen of them would take for ever.
+_NOTHING: Final = re.compile(r"(?:[^\S\n]*+(?:#.*+|%.*+|---|\.\.\.)?+[^\S\n]*+(?:\n|\Z))*+")
+# Bytes of one text: ten thousand Pods, and what libyaml reads in some seconds.
+MAX_BYTES: Final = 16 * 1024 * 1024
+# Of one text, aliases expanded: far more than any manifest, and few enough to stop aliases that refer to aliases from
+# eating the memory.
 _MAX_NODES: Final = 1_000_000
 _MAX_DEPTH: Final = 100
+# Python writes no number of more than 4300 digits, and a message would have to.
+_MAX_DIGITS: Final = 100
+_INT: Final = "tag:yaml.org,2002:int"
 
 
 class Unreadable(Exception):
@@ -52,15 +59,18 @@ class Document:
         return line
 
 
-def documents(text: str) -> Iterator[Document | Unreadable]:
-    """Each document of `text`, or why that one cannot be read."""
+def documents(text: str, max_nodes: int = _MAX_NODES) -> Iterator[Document | Unreadable]:
+    """Each document of `text`, or why that one cannot be read. None follows the one that exceeds `max_nodes`."""
+    check = _Check(max_nodes)
     for offset, chunk in _chunks(text):
         if _NOTHING.fullmatch(chunk):
             continue
         try:
-            yield from _read(chunk, offset)
+            yield from _read(chunk, offset, check)
         except Unreadable as error:
             yield error
+            if check.left < 0:
+                return
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
@@ -80,22 +90,22 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _read(chunk: str, offset: int) -> Iterator[Document]:
+def _read(chunk: str, offset: int, check: "_Check") -> Iterator[Document]:
     as_json = _json(chunk) if chunk.lstrip()[:1] in ("{", "[") else None
     try:
         _check_depth(chunk, offset)
-        yield from _composed(chunk, offset, as_json)
+        yield from _composed(chunk, offset, as_json, check)
     except (yaml.YAMLError, ValueError) as error:
         if as_json is None:
             raise _unreadable(error, offset) from None
         yield Document(_without_nulls(as_json), offset + 1, None, offset)
 
 
-def _composed(chunk: str, offset: int, as_json: Any) -> Iterator[Document]:
+def _composed(chunk: str, offset: int, as_json: Any, check: "_Check") -> Iterator[Document]:
     loader = _Loader(chunk)
     while loader.check_node():
         node = loader.get_node()
-        _Check(offset).visit(node)
+        check.visit(node, offset)
         data = loader.construct_document(node) if as_json is None else as_json
         yield Document(_without_nulls(data), offset + _line(node) + 1, node, offset)
 
@@ -134,34 +144,36 @@ def _line(part: yaml.Node | yaml.Event) -> int:
 
 
 class _Check:
-    """Refuses repeated keys, which YAML libraries resolve silently, and aliases that expand without end."""
+    """Refuses repeated keys, which YAML libraries resolve silently, and what is without end: aliases, numbers."""
 
-    def __init__(self, offset: int) -> None:
-        self._offset = offset
-        self._left = _MAX_NODES
+    def __init__(self, left: int) -> None:
+        self.left = left
 
-    def visit(self, node: yaml.Node, depth: int = 0) -> None:
+    def visit(self, node: yaml.Node, offset: int, depth: int = 0) -> None:
         """Check `node` and all below it. Raises Unreadable."""
-        self._left -= 1
-        if depth > 2 * _MAX_DEPTH or self._left < 0:
-            raise self._refusal(node, "expands to too much by aliases")
+        self.left -= 1
+        if depth > 2 * _MAX_DEPTH or self.left < 0:
+            raise _refusal(node, offset, "expands to too much by aliases")
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                self.visit(item, depth + 1)
+                self.visit(item, offset, depth + 1)
         elif isinstance(node, yaml.MappingNode):
-            self._mapping(node, depth)
+            self._mapping(node, offset, depth)
+        elif node.tag == _INT and len(node.value) > _MAX_DIGITS:
+            raise _refusal(node, offset, f"has a number of more than {_MAX_DIGITS} digits")
 
-    def _mapping(self, node: yaml.MappingNode, depth: int) -> None:
+    def _mapping(self, node: yaml.MappingNode, offset: int, depth: int) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise self._refusal(key, f"has the key {key.value!r} twice in one mapping")
+                    raise _refusal(key, offset, f"has the key {key.value[:100]!r} twice in one mapping")
                 seen.add(key.value)
-            self.visit(value, depth + 1)
+            self.visit(value, offset, depth + 1)
 
-    def _refusal(self, node: yaml.Node, message: str) -> Unreadable:
-        return Unreadable(self._offset + _line(node) + 1, message)
+
+def _refusal(node: yaml.Node, offset: int, message: str) -> Unreadable:
+    return Unreadable(offset + _line(node) + 1, message)
 
 
 def _without_nulls(data: Any) -> Any:

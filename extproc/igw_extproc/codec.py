@@ -38,13 +38,20 @@ _NO_METADATA = (None, None, None)
 _NO_HEADERS: Mapping[str, str] = {}
 
 
+# Bytes of a message beside its body: headers, attributes, metadata. Proxies take some tens of kilobytes from a client,
+# and each small field costs much more memory than its bytes.
+MOST_BESIDE = 1024 * 1024
+
+
 class MalformedMessage(ValueError):
-    """Bytes that are no ProcessingRequest, or one without a part."""
+    """Bytes that are no ProcessingRequest, or one without a part, or with too much beside its body."""
 
 
 def decode(data: bytes) -> Message:
     """One ProcessingRequest. Raises MalformedMessage."""
     part, at, end = one_message.first(data)
+    if len(data) > MOST_BESIDE:
+        _check_size(len(data) - (end - at) if part in one_message.BODIES else len(data))
     if part == one_message.REQUEST_BODY:
         content = one_message.body(data, at, end)
         rest, name = one_message.unnamed(data[end:])
@@ -57,6 +64,11 @@ def decode(data: bytes) -> Message:
         if beside is not None:
             return Message(Part.RESPONSE_HEADERS, headers, b"", end_of_stream, *beside)
     return _decode(data)
+
+
+def _check_size(beside: int) -> None:
+    if beside > MOST_BESIDE:
+        raise MalformedMessage(f"more than {MOST_BESIDE} bytes beside a body")
 
 
 def _beside_response(data: bytes, at: int) -> _Beside | None:
@@ -108,6 +120,7 @@ def decode_tries(data: bytes) -> list[Try]:
 
     A connection that was upgraded has no end but that somebody closes it: then nothing has failed.
     """
+    _check_size(len(data))
     message = _parse(access_log_pb2.StreamAccessLogsMessage, data)
     tries = map(_try, message.http_logs.log_entry)
     return [one for one in tries if one.status != HTTPStatus.SWITCHING_PROTOCOLS]
@@ -236,10 +249,14 @@ def _mode(number: int) -> BodyMode:
 def _headers(listed: Iterable[pb.HeaderValue]) -> dict[str, str]:
     """By lower-case name. Several of one name become one, with commas, as in the proxy's attributes."""
     headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     for header in listed:
         name, value = header.key.lower(), header.value or _text(header.raw_value)
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return headers
+        if name in headers:
+            repeated.setdefault(name, [headers[name]]).append(value)
+        else:
+            headers[name] = value
+    return {**headers, **{name: ",".join(values) for name, values in repeated.items()}} if repeated else headers
 
 
 def _text(value: bytes) -> str:
@@ -274,8 +291,8 @@ def _told(rest: bytes) -> _Beside | None:
 
     Secrets are in nothing that is remembered.
     """
-    hidden = one_message.hide(rest)
-    if hidden is None or len(rest) > _FEW_ATTRIBUTES:
+    hidden = one_message.hide(rest) if len(rest) <= _FEW_ATTRIBUTES else None
+    if hidden is None:
         return _read(rest)
     known, secrets = hidden
     told = _remembered(known)

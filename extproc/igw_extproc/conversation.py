@@ -36,6 +36,8 @@ _PREFILL_OUTCOMES = (wire.PREFILLED_REMOTELY, wire.PREFILLED_LOCALLY, wire.PREFI
 _PLACED, _PASSED = Outcome.PLACED.value, Outcome.PASSED.value
 # More than any engine's usage object with all its details.
 _USAGE_BYTES = 1024
+# What a message costs us that waits to be read, besides its bytes.
+_MESSAGE_BYTES = 64
 
 
 class Picker:
@@ -71,7 +73,18 @@ class Picker:
 class Process(Conversation):
     """One stream of ExternalProcessor/Process: a request's, or the first-byte filter's about one response."""
 
-    __slots__ = ("_call", "_exchange", "_flight", "_later", "_picker", "_request", "_tail", "_usage", "_waits")
+    __slots__ = (
+        "_call",
+        "_exchange",
+        "_flight",
+        "_later",
+        "_later_bytes",
+        "_picker",
+        "_request",
+        "_tail",
+        "_usage",
+        "_waits",
+    )
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker = picker
@@ -81,13 +94,14 @@ class Process(Conversation):
         self._usage: openai.Usage | None = None
         self._request: tuple[str, float, bool] = ("", 0.0, False)  # its id, when it arrived, whether it asks why
         self._waits: Place | None = None
-        self._later: tuple[bytes, ...] = ()  # what came while it waits: answers must keep the order of messages
+        self._later: list[bytes] | None = None  # what came while it waits: answers must keep the order of messages
+        self._later_bytes = 0
         self._tail = b""  # of the response, where a usage object may have begun
         picker.telemetry.open_streams += 1
 
     def receive(self, message: bytes) -> None:
         if self._waits is not None:
-            self._later += (message,)
+            self._keep(message)
             return
         started = self._picker.clock()
         try:
@@ -110,6 +124,16 @@ class Process(Conversation):
             self._responded(notice)
         elif isinstance(notice, Passed):
             self._picker.telemetry.requests[("", _NO_MODEL, _PASSED)] += 1
+
+    def _keep(self, message: bytes) -> None:
+        """For when it has been answered. Proxies send next to nothing before that."""
+        self._later_bytes += len(message) + _MESSAGE_BYTES
+        if self._later_bytes > self._picker.max_body_bytes:
+            self._fault("decode", GrpcStatus.RESOURCE_EXHAUSTED, "too much comes before the answer")
+            return
+        if self._later is None:
+            self._later = []
+        self._later.append(message)
 
     def half_closed(self) -> None:
         self._call.finish()
@@ -227,8 +251,8 @@ class Process(Conversation):
         except Exception:
             log.exception("answer failed")
             self._fault("place", GrpcStatus.INTERNAL, "placement failed")
-        later, self._later = self._later, ()
-        for message in later:
+        later, self._later, self._later_bytes = self._later, None, 0
+        for message in later or ():
             self.receive(message)
 
     def _responded(self, response: Responded) -> None:
@@ -247,7 +271,8 @@ class Process(Conversation):
         elif response.whole and response.status < 400:
             self._first_byte(flight)
         address = flight.first_choice.endpoint.address
-        picker.telemetry.responses[(response.served or address, f"{response.status // 100}xx")] += 1
+        # Not what the proxy names, unless it is one of ours: addresses become labels.
+        picker.telemetry.responses[(flight.place.endpoint.address, f"{response.status // 100}xx")] += 1
         if flight.moved:
             picker.telemetry.moved[address] += 1
             picker.director.moved(flight, response.served or address)

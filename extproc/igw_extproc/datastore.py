@@ -95,6 +95,11 @@ class PoolView:
         """The declared names that clients may ask for."""
         return [name for name, one in self.models.items() if not _is_reserved(one)]
 
+    def _reachable(self) -> set[str]:
+        """The names that a request may have when it leaves, where the pool declares models."""
+        targets = {target.name for one in self.models.values() for target in one.targets if target.weight}
+        return targets.union(self.served())
+
     def resolve(self, model: str | None, rewrite: str | None, objective: str | None, rng: random.Random) -> Resolved:
         """Target name and priority. Raises UnknownModel where the pool declares models but does not serve `model`."""
         priority, target = 0, model
@@ -108,6 +113,8 @@ class PoolView:
         if rule is not None:
             target = _weighted(rule.targets, rng) or target
         elif rewrite:
+            if self.models and rewrite not in self._reachable():
+                raise UnknownModel(rewrite, sorted(self.served()))
             target = rewrite
         if objective is not None and objective in self.objectives:
             priority = self.objectives[objective].priority

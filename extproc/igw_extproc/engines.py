@@ -174,6 +174,10 @@ _ALIASES: Final = {
 }
 _KINDS: Final = {names.kind.value: names.kind for names in ENGINES} | _ALIASES
 
+# Of adapters in use at once, since the engine's start.
+_MOST_COMBINATIONS: Final = 65_536
+# Of a number of adapters.
+_MOST_DIGITS: Final = 9
 _LEAST_SHARE: Final = 1e-6  # llama.cpp prints six digits: below, dividing by it gives noise
 
 _STARTED: Final = Series(b"process_start_time_seconds")
@@ -286,13 +290,13 @@ def _product(text: bytes, factors: Product, names: Names) -> dict[str, float]:
 
 def _adapters(text: bytes, series: Series | None) -> tuple[int | None, frozenset[str], frozenset[str]]:
     """vLLM leaves a series behind for every past combination: its value is a time, and the latest is current."""
-    found = samples(text, series.name) if series else []
+    found = samples(text, series.name, _MOST_COMBINATIONS) if series else []
     if not found:
         return None, frozenset(), frozenset()
     labels = max(found, key=lambda sample: sample.value).labels
     slots = labels.get("max_lora", "")
     running, waiting = (_split(labels.get(f"{state}_lora_adapters", "")) for state in ("running", "waiting"))
-    return int(slots) if slots.isdecimal() else None, running, waiting
+    return int(slots) if slots.isdecimal() and len(slots) <= _MOST_DIGITS else None, running, waiting
 
 
 def _split(names: str) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """The text of a Prometheus page: the samples of a few wanted metrics. Pure; used by whoever reads a page of others'.
 
 Pages are read hundreds of times a second, so wanted series are looked for by `bytes.find`, and no page is parsed as a
-whole. Nothing that a page says makes reading fail: lines that cannot be read are skipped.
+whole. Nothing that a page says makes reading fail, slow or hungry: lines that cannot be read, and those with endless
+labels, are skipped, and of a metric with endless samples the first count.
 """
 
 import re
@@ -29,13 +30,20 @@ class Series(NamedTuple):
 
 
 _MOST: Final = 2.0**53  # more tokens than any engine ever counts
+# Lines looked at for one metric: engines show one for each rank and shard, exporters one for each GPU and metric.
+MOST_SAMPLES: Final = 4096
+# Bytes of one sample's labels. vLLM lists the adapters in use in one label.
+MOST_LABELS: Final = 64 * 1024
+# Engines' labels are the same at every scrape; longer ones are not worth the memory.
+_FEW_LABELS: Final = 1024
 
 # After a metric's name: labels, value, timestamp. NaN and infinities do not match: they say nothing about load.
 _REST: Final = re.compile(
     rb'(?:[ \t]*\{([^"}\n]*+(?:"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"[^"}\n]*+)*+)\}[ \t]*|[ \t]+)'
     rb"([-+]?[0-9.][-+0-9.eE]*)(?:[ \t]+-?[0-9]+)?[ \t]*\r?(?=\n|\Z)"
 )
-_LABEL: Final = re.compile(rb'([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
+# Tried at the start of a name only: from each of its letters on, a long name would be read again and again.
+_LABEL: Final = re.compile(rb'(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*+)[ \t]*=[ \t]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _ESCAPE: Final = re.compile(r'\\([\\n"])')
 
 
@@ -54,19 +62,21 @@ def numbers(text: bytes, series: Series) -> Iterable[Sample]:
             yield Sample(sample.labels, max(value, 0.0))
 
 
-def samples(text: bytes, name: bytes) -> list[Sample]:
+def samples(text: bytes, name: bytes, most: int = MOST_SAMPLES) -> list[Sample]:
     """The samples of metric `name`, in order. The exposition format has them in one group, each line led by LF."""
     line = b"\n" + name
     found: list[Sample] = []
     at = text.find(line)
-    while at >= 0:
+    for _ in range(most):
+        if at < 0:
+            break
         rest = _REST.match(text, at + len(line))
         if rest is None:  # a longer name, or a line that says nothing
             at = text.find(line, at + 1)
             continue
-        value = number(rest[2])
-        if value is not None:
-            found.append(Sample(_labels(rest[1] or b""), value))
+        value, labels = number(rest[2]), rest[1] or b""
+        if value is not None and len(labels) <= MOST_LABELS:
+            found.append(Sample(_remembered(labels) if len(labels) <= _FEW_LABELS else _labels(labels), value))
         at = rest.end() if text.startswith(line, rest.end()) else -1
     return found
 
@@ -80,9 +90,11 @@ def number(text: str | bytes) -> float | None:
     return value if abs(value) <= _MOST else None
 
 
-@lru_cache(maxsize=4096)  # an engine's labels are the same at every scrape, and long
 def _labels(text: bytes) -> Mapping[str, str]:
     return {name.decode(): _unescape(value.decode(errors="replace")) for name, value in _LABEL.findall(text)}
+
+
+_remembered = lru_cache(maxsize=4096)(_labels)
 
 
 def _unescape(value: str) -> str:

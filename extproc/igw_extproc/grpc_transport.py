@@ -19,6 +19,15 @@ log = logging.getLogger(__name__)
 
 _CODES = {status: code for status in GrpcStatus for code in grpc.StatusCode if code.value[0] == status}
 
+# As `http2.Limits` has them. How many connections there are, and what all hold together, grpc does not bound.
+_MOST_STREAMS = 65_536
+_LIMITS = (
+    ("grpc.max_concurrent_streams", 16_384),
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
 
 class GrpcServer:
     """Serves `methods`. `group` runs what a conversation sends later than in `receive`."""
@@ -38,7 +47,9 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-            ]
+                *_LIMITS,
+            ],
+            maximum_concurrent_rpcs=_MOST_STREAMS,
         )
         for path, method in methods.items():
             service, _, name = path.lstrip("/").partition("/")

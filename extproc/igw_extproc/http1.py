@@ -188,8 +188,8 @@ class Connection(asyncio.BufferedProtocol):
             self.lose(Lost.MALFORMED)
             return
         status = self._parser.get_status_code()
-        if status < 200:  # interim: the real one follows
-            self._begin()
+        if status < 200:  # interim: the real one follows, and both together are one answer
+            self._begin(self._received)
             return
         self._asked = False
         self.answers += 1
@@ -200,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self.usable and not self._asked:
             self.abort()
 
-    def _begin(self) -> None:
+    def _begin(self, received: int = 0) -> None:
         self._parts: list[bytes] = []
-        self._received = 0
+        self._received = received
         self._framed = self._headers_complete = False

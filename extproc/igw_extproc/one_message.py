@@ -17,6 +17,7 @@ from igw_extproc.messages import CREDENTIAL_ATTRIBUTES
 RESPONSE_HEADERS: Final = 3 << 3 | 2
 REQUEST_BODY: Final = 4 << 3 | 2
 METADATA: Final = 8 << 3 | 2
+BODIES: Final = (REQUEST_BODY, 5 << 3 | 2)  # of requests and of responses
 
 _BODY: Final = 1 << 3 | 2
 _SECRETS: Final = tuple(name.encode() for name in CREDENTIAL_ATTRIBUTES)

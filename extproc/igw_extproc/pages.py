@@ -21,8 +21,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from igw_extproc.explanation import explained, listed
 from igw_extproc.history import MOST, History
+from igw_extproc.metrics_site import MetricsSite
 
 LISTED: Final = 50
+_MOST_DIGITS: Final = 4
 
 
 class Pages:
@@ -52,7 +54,7 @@ class Pages:
         app.router.add_get("/decisions/{name}", self._decision)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, host, port, reuse_port=False).start()
+        await MetricsSite(runner, host, port).start()
         return runner, int(runner.addresses[0][1])
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -70,7 +72,7 @@ class Pages:
 
     async def _decisions(self, request: web.Request) -> web.Response:
         asked = request.query.get("limit", str(LISTED))
-        if not (asked.isdecimal() and 1 <= int(asked) <= MOST):
+        if not (asked.isdecimal() and len(asked) <= _MOST_DIGITS and 1 <= int(asked) <= MOST):
             return _json({"error": f"limit must be a number from 1 to {MOST}"}, 400)
         now = self._clock()
         return _json({"decisions": [listed(told, now) for told in islice(self._history, int(asked))]})

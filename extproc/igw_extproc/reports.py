@@ -39,7 +39,7 @@ class Reports:
         log.debug("try failed address=%s status=%d lost=%s", one.address, one.status, one.lost)
         if ledger is None:
             return  # it has left, or belongs to no pool
-        if flight is not None:
+        if flight is not None and ledger not in flight.failed:
             flight.failed += (ledger,)
         self._director.health.failed(ledger, one.status, one.lost, self._clock())
         if one.lost:

@@ -54,11 +54,16 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds, scrapes a second over all endpoints, bytes of one response."""
+    """Seconds, scrapes a second over all endpoints, bytes of one response, bytes a second of one endpoint's pages.
+
+    Real pages have 20 to 300 KB, a few megabytes where one port stands for many engines. To read them is what costs,
+    up to 20 ms a megabyte, during which nothing else is done: so the larger, the rarer.
+    """
 
     deadline: float = 1.0
     scrapes_per_second: float = 400.0
     page_bytes: int = 16 * 1024 * 1024
+    bytes_per_second: float = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class _Target:
         self.started = self.deadline = self.checked = float("-inf")
         self.retried = False
         self.pages_asked = 0
+        self.bytes_read = 0  # of the pages of the last scrape
         self.available: bool | None = None
         self.reason = ""  # why it is not
         self.gone = False  # nobody listened there since the last answer
@@ -198,7 +204,7 @@ class Scraper:
             self._handle(*self._news.popleft(), now)
         for order, (target, gap) in enumerate(self._hurried.items()):
             # Many at once, as at the start, are spread to the allowed rate.
-            when = max(now + order / self._limits.scrapes_per_second, target.started + gap)
+            when = max(now + order / self._limits.scrapes_per_second, target.started + self._rest(target, gap))
             if not target.tries and when < target.wake:
                 self._set_timer(target, when)
         self._hurried.clear()
@@ -224,7 +230,7 @@ class Scraper:
         target.started = now
         target.deadline = now + self._limits.deadline
         target.retried = False
-        target.pages_asked = 0
+        target.pages_asked = target.bytes_read = 0
         connection, target.connection = target.connection, None
         if connection is not None and connection.usable:
             self._ask(target, connection)
@@ -267,17 +273,19 @@ class Scraper:
 
     def _check(self, target: _Target, now: float) -> None:
         """An idle connection ended: the process died, or its server tidies up. Whether it still answers will tell."""
-        if now - target.checked >= CHECK_GAP:
+        gap = self._rest(target, CHECK_GAP)
+        if now - target.checked >= gap:
             target.checked = now
             self._begin(target, now)
         else:
-            self._set_timer(target, min(target.wake, target.checked + CHECK_GAP))
+            self._set_timer(target, min(target.wake, target.checked + gap))
 
     def _answered(self, target: _Target, connection: Connection, answer: Answer, now: float) -> None:
         if answer.status >= 500 and not target.pages_asked:
             connection.abort()
             self._broken(target, connection, f"http-{answer.status}", now)
             return
+        target.bytes_read += len(answer.body)
         load = engines.read(answer.body, target.kind) if answer.status == 200 else EngineLoad()
         told = load.engine is not EngineKind.UNKNOWN
         if not told and target.pages_asked + 1 < len(target.requests):
@@ -309,7 +317,12 @@ class Scraper:
         target.duration = now - target.started
         self._ok += 1
         self._seconds += target.duration
-        self._schedule(target, next_interval(load, previous, self._inflight(target.address)), now)
+        interval = next_interval(load, previous, self._inflight(target.address))
+        self._schedule(target, self._rest(target, interval), now)
+
+    def _rest(self, target: _Target, seconds: float) -> float:
+        """`seconds`, or longer after a page that is long to read."""
+        return max(seconds, target.bytes_read / self._limits.bytes_per_second)
 
     def _broken(self, target: _Target, connection: Connection, why: Lost | str, now: float) -> None:
         """One try failed. The verdict waits for the other one, or for a second one, unless nobody listens."""

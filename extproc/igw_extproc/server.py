@@ -4,13 +4,14 @@ import asyncio
 import logging
 import math
 import random
+import resource
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
-from igw_extproc import telemetry
+from igw_extproc import codec, telemetry
 from igw_extproc.admission import Admission
 from igw_extproc.conversation import Picker
 from igw_extproc.datastore import Datastore
@@ -162,11 +163,22 @@ def _server(settings: Settings, methods: Methods, group: asyncio.TaskGroup) -> S
         credentials = server_credentials(files) if files is not None else None
         return GrpcServer(methods, group, settings.max_body_bytes + _SLACK, credentials)
     context = server_context(files) if files is not None else None
-    return Http2Server(methods, Limits(max_message=settings.max_body_bytes + _SLACK), context)
+    limits = Limits(max_message=settings.max_body_bytes + _SLACK, max_connections=_most_connections())
+    return Http2Server(methods, limits, context)
 
 
-# What a message holds beside its body: headers, attributes.
-_SLACK = 1024 * 1024
+_SLACK = codec.MOST_BESIDE
+
+
+def _most_connections() -> int:
+    """To proxies: at most half of the file descriptors that we may have, since engines are asked over the others.
+
+    Takes all of these that the system grants; most systems let processes begin with few.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    wanted = Limits().max_connections
+    return min(wanted, most // 2) if most != resource.RLIM_INFINITY else wanted
 
 
 def _tls_files(settings: Settings) -> TlsFiles | None:

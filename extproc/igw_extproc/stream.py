@@ -13,11 +13,9 @@ Which reply fits depends on the body mode that the proxy announces with its firs
     STREAMED, NONE            the headers alone        the answer to the headers: later mutations would not count
     FULL_DUPLEX_STREAMED      the whole body           the headers' answer, held back; then the body in chunks
 
-A request that switches protocols (WebSocket) has no body that could be waited for: its headers decide in every mode,
-and the answer asks the proxy to show no more of it. So it does for a request without a body.
-
-A request on a route that is none of ours passes: the proxy is asked to show no more of it, and the stream ends. In
-full duplex it cannot be asked, so every part is given back as it came.
+A request that switches protocols (WebSocket), or has no body, is decided by its headers in every mode, and the answer
+asks the proxy to show no more of it. So it asks on routes that are none of ours, where the stream then ends; in full
+duplex it cannot ask, so every part is given back as it came.
 
 A conversation that begins with response headers is the first-byte filter's: it reports the status and the first byte
 of one response, then we end it; the proxy carries on alone.
@@ -49,7 +47,8 @@ from igw_extproc.messages import (
 
 # Envoy documents 64 KiB for one streamed chunk; other pickers stay a little below, and so do we.
 CHUNK_BYTES = 62_000
-
+# So much of a JSON response is held to be given back in one piece; a longer one passes as it comes.
+MOST_HELD = 1024 * 1024
 
 _NOTHING = Step()
 _FINISH = Finish()
@@ -79,8 +78,8 @@ class Exchange:
         "_curious",
         "_ends",
         "_foreign",
+        "_gathered",
         "_head",
-        "_held",
         "_limit",
         "_mode",
         "_opened",
@@ -106,7 +105,7 @@ class Exchange:
         self._head: Message | None = None  # the same message, until the decision
         self._mode = self._response_mode = BodyMode.NONE
         self._chunks: list[bytes] = []
-        self._held = 0
+        self._gathered: bytes | bytearray = b""  # of a body that is not whole
         self._arrived: Part | None = None
         self._over = self._passes = self._switches = False
         self._response: _Response | None = None
@@ -193,13 +192,17 @@ class Exchange:
             # Before trailers the stream goes on, but a buffered body is whole: Envoy refuses those it cannot hold.
             complete = message.end_of_stream or self._mode is BodyMode.BUFFERED
             return self._arrive(Part.REQUEST_BODY, message.body, complete)
-        self._held += len(message.body)
-        if self._held > self._limit:
+        self._gather(message.body)
+        ended = message.end_of_stream
+        return self._arrive(Part.REQUEST_BODY, bytes(self._gathered), complete=True) if ended else _NOTHING
+
+    def _gather(self, piece: bytes) -> None:
+        """Packed: a body that comes byte by byte takes little more than its own size."""
+        if len(self._gathered) + len(piece) > self._limit:
             raise TooLarge(f"The body exceeds {self._limit} bytes.")
-        self._chunks.append(message.body)
-        if not message.end_of_stream:
-            return _NOTHING
-        return self._arrive(Part.REQUEST_BODY, b"".join(self._chunks), complete=True)
+        if self._gathered and isinstance(self._gathered, bytes):
+            self._gathered = bytearray(self._gathered)
+        self._gathered += piece
 
     def _late_body(self, message: Message) -> Step:
         """Body after the decision passes.
@@ -212,14 +215,14 @@ class Exchange:
 
     def _request_trailers(self, message: Message) -> Step:
         if self._arrived is None and self._mode is BodyMode.FULL_DUPLEX:
-            return self._arrive(Part.REQUEST_TRAILERS, b"".join(self._chunks), complete=True)
+            return self._arrive(Part.REQUEST_TRAILERS, bytes(self._gathered), complete=True)
         return Step((PASSES[Part.REQUEST_TRAILERS],))
 
     def _arrive(self, part: Part, body: bytes, complete: bool) -> Step:
         # Neither body nor headers are kept: a request may wait for long, and the headers have the client's key.
         first, self._head = self._head, None
         assert first is not None, "a request is complete once"
-        self._arrived = part
+        self._arrived, self._gathered = part, b""
         self._chunks = [body] if self._mode is BodyMode.FULL_DUPLEX else []
         named = first.request_id or first.headers.get("x-request-id", "")
         return Step(notice=Arrived(first.headers, first.attributes, body, complete, first.subset, named[:_LONGEST_ID]))
@@ -307,7 +310,7 @@ class _Response:
         # Engines write JSON with or without a blank.
         self._restorations = [_restoration(restore_model, gap) for gap in (b"", b" ")] if restore_model else []
         self._holds = False
-        self._held: list[bytes] = []
+        self._held = bytearray()
 
     def began(self, content_type: str) -> None:
         self._holds = self._duplex and content_type.lower().startswith("application/json")
@@ -315,18 +318,20 @@ class _Response:
     def body(self, message: Message) -> tuple[Output, ...]:
         if not self._duplex:
             return (PASSES[Part.RESPONSE_BODY],)
-        if message.end_of_stream or self._holds:
-            self._held.append(message.body)
-            return self.rest(end_of_stream=True) if message.end_of_stream else ()
-        body = self._restored(b"".join((*self._held, message.body)))
-        self._held, end = [], len(body) - self._begun(body)
-        if end < len(body):
-            self._held, body = [body[end:]], body[:end]
-        return chunked(Part.RESPONSE_BODY, body, end_of_stream=False)
+        self._held += message.body
+        if message.end_of_stream:
+            return self.rest(end_of_stream=True)
+        self._holds = self._holds and len(self._held) <= MOST_HELD
+        if self._holds:
+            return ()
+        body = self._restored(bytes(self._held))
+        end = len(body) - self._begun(body)
+        self._held = bytearray(body[end:])
+        return chunked(Part.RESPONSE_BODY, body[:end], end_of_stream=False)
 
     def rest(self, end_of_stream: bool) -> tuple[Output, ...]:
         """What was held back."""
-        held, self._held = b"".join(self._held), []
+        held, self._held = bytes(self._held), bytearray()
         return chunked(Part.RESPONSE_BODY, self._restored(held), end_of_stream)
 
     def _restored(self, body: bytes) -> bytes:
@@ -371,8 +376,8 @@ def _answered_body(placement: Placement, headers: tuple[tuple[str, str], ...]) -
 
 
 def _number(code: str | None) -> int:
-    """An HTTP status; 0 for what is none."""
-    return int(code) if code is not None and code.isdecimal() else 0
+    """An HTTP status; 0 for what is none: statuses become labels of metrics."""
+    return int(code) if code is not None and len(code) == 3 and code.isdecimal() else 0
 
 
 def _metadata(placement: Placement) -> dict[str, str]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from watchfiles import awatch
 
 from igw_api.certificate import AUTHORITIES, CERTIFICATE, PRIVATE_KEY, fault
-from igw_api.manifests import Manifest, ParseResult, Problem, keep_last_good, parse
+from igw_api.manifests import MAX_BYTES, Manifest, ParseResult, Problem, keep_last_good, parse
 from igw_api.objects import Key, Secret
 
 FIRST_LOOK = 300  # milliseconds
@@ -68,11 +68,17 @@ class Manifests:
 
     def _parse(self, path: Path) -> ParseResult:
         try:
-            return parse(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            # Without a key: nobody can tell what the file held, so all of it is kept.
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            return ParseResult(problems=(Problem(str(path), 1, f"cannot be read: {why}"),))
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if len(data) <= MAX_BYTES:
+                return parse(data.decode(), str(path))
+            why = f"it is larger than {MAX_BYTES // 2**20} MiB"
+        except OSError as error:
+            why = error.strerror or str(error)
+        except UnicodeDecodeError:
+            why = "it is not UTF-8 text"
+        # Without a key: nobody can tell what the file held, so all of it is kept.
+        return ParseResult(problems=(Problem(str(path), 1, f"cannot be read: {why}"),))
 
     def _files(self) -> tuple[Path, ...]:
         """Named files, there or not, and the manifest files of named directories, in a stable order."""

@@ -181,6 +181,9 @@ CASES = [
     Case("a body that is no JSON", 400, BAD, b"model=x"),
     Case("a body that is not UTF-8", 400, BAD, b'{"model": "\xff", "prompt": "x"}'),
     Case("a list", 400, BAD, [HELLO]),
+    Case("endless parts", 400, BAD, b'{"model": "%s", "prompt": [%s[]]}' % (MODEL.encode(), b"[]," * 260_000)),
+    Case("endless depth", 400, BAD, b"[" * 200_000),
+    Case("no model, on a path in disguise", 400, BAD, {"prompt": "hello"}, "/v1/completion%73"),
     Case("a text", 400, BAD, "hello"),
     Case("no model", 400, BAD, {"prompt": "hello"}),
     Case("a null model", 400, BAD, {"prompt": "hello", "model": None}),
@@ -198,6 +201,7 @@ CASES = [
         "model_not_found",
         b'{"prompt": "%s", "model": "gpt-9"}' % (b"x" * 3_000_000),
     ),
+    Case("JSON as a form", 415, "unsupported_media_type", HELLO, headers={"content-type": "multipart/form-data"}),
     Case("plain text", 415, "unsupported_media_type", b"hello", headers={"content-type": "text/plain"}),
     Case(
         "a form",

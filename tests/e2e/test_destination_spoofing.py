@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from igw_api import wire
 from igw_testing.engine_double import EngineDouble, running_engine
 from igw_testing.gateway_process import MODEL, Gateway, running_gateway
 
@@ -24,6 +25,7 @@ Headers = list[tuple[str, str]]
 
 DESTINATION: Final = "x-gateway-destination-endpoint"
 LEASE: Final = "x-igw-lease"
+ENVOYS: Final = ("x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-ms", "x-envoy-max-retries")
 PLACED, PLAIN = 8081, 8080
 
 # How a client may write the header. `{}` is the address it wants to reach.
@@ -197,6 +199,16 @@ async def test_a_forged_lease_disturbs_no_other_request(scene: Scene, ask: Ask, 
     await scene.quiet()
     assert await scene.gateway.numbers("igw_picker_moved_total") == before == {}
     nobody_was_fooled(scene)
+
+
+@pytest.mark.parametrize("ask", KINDS, ids=["post", "get", "upgrade"])
+@pytest.mark.parametrize("port", [PLACED, PLAIN], ids=["placed", "plain"])
+async def test_what_is_between_us_is_not_taken_from_clients(scene: Scene, ask: Ask, port: int) -> None:
+    """Neither our own names nor Envoy's: the latter would cut every answer after a millisecond."""
+    forgeries = {**dict.fromkeys(wire.PRIVATE_HEADERS, "forged"), **dict.fromkeys(ENVOYS, "1")}
+    await ask(scene, port, [*forgeries.items(), *((name.title(), value) for name, value in forgeries.items())])
+    for headers in scene.busy.seen + scene.free.seen:
+        assert not set(forgeries.items()) & set(headers.items())
 
 
 @pytest.mark.parametrize("away", ["killed", "frozen"])

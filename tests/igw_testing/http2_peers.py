@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hpack import Decoder, Encoder
 
 from igw_extproc.http2.connection import Connection
-from igw_extproc.http2.limits import Limits
+from igw_extproc.http2.limits import Held, Limits
 from igw_extproc.transport import Call, GrpcStatus, Methods
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -167,7 +167,9 @@ class Talks:
 class Wire:
     """A `Connection` with its peer's end: what is sent in comes back as frames. It is the connection's driver too."""
 
-    def __init__(self, talks: Talks, limits: Limits | None = None, *, greet: bool = True) -> None:
+    def __init__(
+        self, talks: Talks, limits: Limits | None = None, *, greet: bool = True, held: Held | None = None
+    ) -> None:
         self.now = 100.0
         self.alarms: list[float] = []
         self.wakes = 0
@@ -176,7 +178,7 @@ class Wire:
         self.decoder = Decoder()
         self.raw = b""
         self._rest = b""
-        self.connection = Connection(talks.methods, limits or Limits(), self)
+        self.connection = Connection(talks.methods, limits or Limits(), self, held)
         self.connection.start(self.now)
         self.greeting = self.take()
         if greet:

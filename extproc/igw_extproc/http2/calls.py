@@ -44,6 +44,7 @@ class Calls:
         self._largest_frame = limits.max_message + 5  # of those that hold a whole message
         self._we_reset: dict[int, None] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self._held = outbound.held_by_all
         self._buffered = 0
 
     # Header blocks
@@ -62,14 +63,19 @@ class Calls:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR) from None
         if self_dependent:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR)
-        if self.refusing or len(self.streams) >= self._limits.max_streams:
+        if self.refusing or self._is_full():
             raise StreamFault(ErrorCode.REFUSED_STREAM)
+        self._held.streams += 1
         self.streams[id_] = stream = Stream(id_, opening, self._outbound, self._limits.stream_window)
         if flags & END_STREAM:
             stream.remote_closed = True
         self._begin(stream, opening)
         if flags & END_STREAM:
             self._half_closed(stream)
+
+    def _is_full(self) -> bool:
+        most = self._limits
+        return len(self.streams) >= most.max_streams or self._held.streams >= most.max_all_streams
 
     def _begin(self, stream: Stream, opening: Opening) -> None:
         if opening.method is None:
@@ -151,6 +157,7 @@ class Calls:
         unfinished = stream.partial
         if unfinished is None:
             unfinished = stream.partial = Deframer(self._limits.max_message, stream.opening.encoding)
+            unfinished.since = self.now
         before = unfinished.held
         try:
             messages = unfinished.feed(chunk)
@@ -158,14 +165,20 @@ class Calls:
             stream.finish(fault.status, fault.detail)
             return
         finally:
-            self._buffered += unfinished.held - before
+            self._hold(unfinished.held - before)
+        if messages:
+            unfinished.since = self.now
         if not unfinished.held:
             stream.partial = None
         for message in messages:
             if not stream.finished:
                 self._deliver(stream, message)
-        if self._buffered > self._limits.max_buffered and stream.partial is not None:
-            stream.finish(GrpcStatus.RESOURCE_EXHAUSTED, "too many bytes of unfinished messages on the connection")
+        if self._held.buffered > self._limits.max_buffered and stream.partial is not None:
+            stream.finish(GrpcStatus.RESOURCE_EXHAUSTED, "too many bytes of unfinished messages")
+
+    def _hold(self, size: int) -> None:
+        self._buffered += size
+        self._held.buffered += size
 
     def _deliver(self, stream: Stream, message: bytes) -> None:
         conversation = stream.conversation
@@ -239,8 +252,9 @@ class Calls:
         for stream in ended:
             if self.streams.pop(stream.id, None) is None:
                 continue
+            self._held.streams -= 1
             if stream.partial is not None:
-                self._buffered -= stream.partial.held
+                self._hold(-stream.partial.held)
             if not stream.remote_closed:
                 self._remember(stream.id)
             conversation, stream.conversation = stream.conversation, None  # and no cycle is left
@@ -304,6 +318,12 @@ class Calls:
                 stream.finish(GrpcStatus.DEADLINE_EXCEEDED, "grpc-timeout passed")
         if self._deadlines:
             self._outbound.driver.alarm(self._deadlines[0][0])
+
+    def finish_overdue(self, now: float) -> None:
+        """End streams whose peer takes longer than `message_s` to send one message."""
+        for stream in list(self.streams.values()) if self._buffered else ():
+            if stream.partial is not None and now - stream.partial.since >= self._limits.message_s:
+                stream.finish(GrpcStatus.DEADLINE_EXCEEDED, "a message has taken too long")
 
     def reset_stalled(self, now: float) -> None:
         """Reset streams whose peer has taken nothing of what is queued for `stall_s`."""

@@ -10,7 +10,7 @@ from typing import Final
 from igw_extproc.http2 import frames
 from igw_extproc.http2.calls import Calls
 from igw_extproc.http2.frames import ConnectionFault, ErrorCode, Setting, StreamFault
-from igw_extproc.http2.limits import CalmBudget, Limits
+from igw_extproc.http2.limits import CalmBudget, Held, Limits
 from igw_extproc.http2.streams import Driver, Outbound
 from igw_extproc.transport import Methods
 
@@ -28,12 +28,13 @@ _STREAM_ID: Final = frames.STREAM_ID_MASK
 class Connection:
     """See the module. When `closed`, take the output a last time and close the socket."""
 
-    def __init__(self, methods: Methods, limits: Limits, driver: Driver) -> None:
+    def __init__(self, methods: Methods, limits: Limits, driver: Driver, held: Held | None = None) -> None:
+        """`held`: what all connections of the server hold; by default this is the only one."""
         self.limits = limits
         self.closed = False
         self.fault: ConnectionFault | None = None
         self.greeted = False  # the peer's preface and first SETTINGS are in
-        self._outbound = Outbound(driver, limits.max_queued)
+        self._outbound = Outbound(driver, limits, held if held is not None else Held())
         self._calm = CalmBudget(limits.calm_burst, limits.calm_rate)
         self._calls = Calls(methods, limits, self._outbound, self._calm)
         self._handlers = _GREETING
@@ -118,6 +119,7 @@ class Connection:
         limits = self.limits
         silent = now - self._active_at
         self._calls.reset_stalled(now)
+        self._calls.finish_overdue(now)
         if not self.greeted:
             if silent >= limits.handshake_s:
                 self._fail(ConnectionFault(ErrorCode.SETTINGS_TIMEOUT, "no preface in time"))

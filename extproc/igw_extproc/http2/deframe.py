@@ -23,12 +23,13 @@ class MessageFault(Exception):
 
 
 class Deframer:
-    """The unfinished message of one stream; `held` is its size so far, in bytes."""
+    """The unfinished message of one stream; `held` is its size in bytes, `since` its beginning, set by `calls`."""
 
-    __slots__ = ("_encoding", "_max_message", "_missing", "_parts", "_prefix", "held")
+    __slots__ = ("_encoding", "_max_message", "_missing", "_parts", "_prefix", "held", "since")
 
     def __init__(self, max_message: int, encoding: str) -> None:
         self.held = 0
+        self.since = 0.0
         self._max_message = max_message
         self._encoding = encoding
         self._prefix = b""

@@ -17,6 +17,8 @@ from igw_extproc.http2.request import Fields, Opening
 
 # Envoy was seen to send two distinct blocks; a few hundred leaves room for clients with varying timeouts.
 _MAX_KEPT: Final = 256
+# Envoy's have about 50 bytes.
+_LONGEST_KEPT: Final = 1024
 
 
 class _CountedTable(HeaderTable):
@@ -53,7 +55,8 @@ class HeaderBlocks:
         before = self._table.state()
         fields = self.decode(block)
         opening = self._interpret(fields)
-        if self._table.state() == before and not any(isinstance(f, NeverIndexedHeaderTuple) for f in fields):
+        is_secret = any(isinstance(field, NeverIndexedHeaderTuple) for field in fields)
+        if self._table.state() == before and not is_secret and len(block) <= _LONGEST_KEPT:
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
             self._kept[block] = opening

@@ -1,6 +1,6 @@
-"""What one HTTP/2 peer may make us hold, and how much useless work it may ask for. Values and arithmetic only.
+"""What HTTP/2 peers may make us hold, and how much useless work one may ask for. Values and arithmetic only.
 
-Called by `server`, which hands the limits to every connection.
+Called by `server`, which hands the limits to every connection, and to all of them the same `Held`.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,26 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one connection; the defaults are for Envoy's ext_proc calls. Sizes in bytes, times in seconds."""
+    """Limits of one connection, and of all together; the defaults are for Envoy's ext_proc calls. Sizes in bytes, times
+    in seconds.
+    """
 
     # One stream stays open per request in flight. Envoy opens a further connection at the limit, so nothing fails
     # there; an idle stream costs about 1 KB, so a hostile peer gets some 16 MB.
     max_streams: int = 16_384
+    max_all_streams: int = 65_536  # of all connections, as many requests as Envoy sends to one cluster
     max_frame: int = 16 * _KIB  # Envoy sends no larger frames, whatever it is allowed
     # Whole bodies up to this size need no stream window update.
     stream_window: int = _MIB
     connection_window: int = 64 * _MIB
     max_message: int = 16 * _MIB
-    # Unfinished messages of all streams together. Credit is given back on receipt, because streams that share a
-    # window and wait for each other's last bytes would never finish; so this bound, not the window, caps memory.
+    # Unfinished messages of all streams of all connections. Credit is given back on receipt, because streams that share
+    # a window and wait for each other's last bytes would never finish; so this bound, not the window, caps memory.
     max_buffered: int = 256 * _MIB
-    # What we may hold for a peer that does not open its windows, all streams together.
+    message_s: float = 60.0  # from a message's first bytes to its last
+    # What we may hold for a peer that does not open its windows, all streams together; and for all such peers.
     max_queued: int = 64 * _MIB
+    max_all_queued: int = 256 * _MIB
     max_header_bytes: int = 32 * _KIB
     max_continuations: int = 32
     # Useless work: resets before an answer, pings, settings, empty frames, faults. All open streams may be cancelled
@@ -47,6 +52,15 @@ class Limits:
         # A peer counts with the protocol's defaults until it has read our SETTINGS.
         if min(self.stream_window, self.connection_window) < DEFAULT_WINDOW or self.max_frame < DEFAULT_MAX_FRAME:
             raise ValueError("windows and frames cannot be smaller than HTTP/2's defaults")
+
+
+class Held:
+    """What all connections of a server hold now: streams, bytes of unfinished messages, bytes that wait to be sent."""
+
+    __slots__ = ("buffered", "queued", "streams")
+
+    def __init__(self) -> None:
+        self.streams = self.buffered = self.queued = 0
 
 
 class CalmBudget:

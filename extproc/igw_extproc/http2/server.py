@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from igw_extproc.http2.connection import Connection
 from igw_extproc.http2.frames import ErrorCode
-from igw_extproc.http2.limits import Limits
+from igw_extproc.http2.limits import Held, Limits
 from igw_extproc.transport import Methods
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Http2Server:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._peers: set[_Peer] = set()
+        self.held = Held()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self.draining = False  # no new connections
@@ -119,7 +120,7 @@ class _Peer(asyncio.Protocol):
     """One socket, as the driver of one `Connection`."""
 
     def __init__(self, server: Http2Server, methods: Methods, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
-        self.connection = Connection(methods, limits, self)
+        self.connection = Connection(methods, limits, self, server.held)
         self._server = server
         self._loop = loop
         self._transport: asyncio.Transport | None = None

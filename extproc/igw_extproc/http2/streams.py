@@ -10,6 +10,7 @@ from typing import Protocol
 from igw_extproc.http2 import frames, responses
 from igw_extproc.http2.deframe import Deframer
 from igw_extproc.http2.frames import ErrorCode
+from igw_extproc.http2.limits import Held, Limits
 from igw_extproc.http2.request import HttpRefusal, Opening
 from igw_extproc.transport import Conversation, GrpcStatus
 
@@ -32,9 +33,10 @@ class Outbound:
         "driver",
         "ended",
         "held",
+        "held_by_all",
         "initial_window",
+        "limits",
         "max_frame",
-        "max_queued",
         "out",
         "queued",
         "quiet",
@@ -42,8 +44,10 @@ class Outbound:
         "window",
     )
 
-    def __init__(self, driver: Driver, max_queued: int) -> None:
+    def __init__(self, driver: Driver, limits: Limits, held_by_all: Held) -> None:
         self.driver = driver
+        self.limits = limits
+        self.held_by_all = held_by_all
         self.out: list[bytes | memoryview] = []
         self.quiet = True  # nobody will come for the output unless woken
         self.urgent = False  # the peer waits for some of the output: all but the end of what it has ended itself
@@ -51,7 +55,6 @@ class Outbound:
         self.window = frames.DEFAULT_WINDOW
         self.initial_window = frames.DEFAULT_WINDOW
         self.max_frame = frames.DEFAULT_MAX_FRAME
-        self.max_queued = max_queued
         self.queued = 0
         # Streams that wait for the connection only, next first. One that waits for its own window is in no list.
         self.blocked: dict[int, Stream] = {}
@@ -72,13 +75,18 @@ class Outbound:
 
     def enqueue(self, stream: "Stream", data: bytes) -> None:
         """Send as DATA what the windows allow; keep the rest, or reset the stream when too much is kept."""
-        self.queued += len(data)
+        self._count(len(data))
         if stream.queue is None:
             stream.queue = deque()
         stream.queue.append(memoryview(data))
         self.advance(stream)
-        if self.queued > self.max_queued and stream.queue:
+        most, held = self.limits, self.held_by_all
+        if stream.queue and (self.queued > most.max_queued or held.queued > most.max_all_queued):
             self.reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+
+    def _count(self, queued: int) -> None:
+        self.queued += queued
+        self.held_by_all.queued += queued
 
     def advance(self, stream: "Stream") -> None:
         """Send all that the windows allow of one stream's queue."""
@@ -107,7 +115,7 @@ class Outbound:
         size = len(piece)
         stream.window -= size
         self.window -= size
-        self.queued -= size
+        self._count(-size)
         stream.progressed = True
         self.put(frames.FRAME_HEADER.pack(size >> 16, size & 0xFFFF, frames.DATA, 0, stream.id))
         self.out.append(piece)
@@ -141,7 +149,7 @@ class Outbound:
         """Forget what a stream had queued and count it as ended; sends nothing."""
         stream.finished = True
         if stream.queue:
-            self.queued -= sum(map(len, stream.queue))
+            self._count(-sum(map(len, stream.queue)))
             stream.queue.clear()
             self.blocked.pop(stream.id, None)
         self.ended.append(stream)

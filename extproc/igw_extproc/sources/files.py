@@ -35,7 +35,10 @@ def load(paths: Sequence[Path]) -> ObjectSet:
     dumped = ObjectSet()
     parsed: dict[str, manifests.ParseResult] = {}
     for path in _files(paths):
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(manifests.MAX_BYTES + 1)
+        if len(data) > manifests.MAX_BYTES:
+            raise BadObjects(f"{path}: is larger than {manifests.MAX_BYTES // 2**20} MiB")
         try:
             dumped = dumped.merge(load_dump(data))
         except NotADump:

@@ -211,3 +211,14 @@ def test_models_are_kept_under_the_names_that_clients_use() -> None:
     assert resolve(here, "Client/Name:v1").target == "Client/Name:v1"
     with pytest.raises(UnknownModel):
         resolve(here, "object-name")
+
+
+@pytest.mark.parametrize("name", ["secret", "", "soon"])
+def test_the_rewrite_header_leads_past_no_list_of_models(name: str) -> None:
+    """A pool that declares models serves those, and what they lead to, whatever a client names."""
+    here = view(model("m", tuned=1, off=0), model("n"), model("soon", never=0))
+    assert [resolve(here, "m", target).target for target in ("tuned", "n", "m")] == ["tuned", "n", "m"]
+    if name:
+        with pytest.raises(UnknownModel):
+            resolve(here, "m", name)
+    assert resolve(view(), "m", "anything").target == "anything"

@@ -4,15 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from igw_extproc.http2.limits import CalmBudget, Limits
+from igw_extproc.http2.limits import CalmBudget, Held, Limits
 from igw_testing.http2_peers import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
     HEADERS,
     NO_ERROR,
     PING,
+    PREFACE,
     PRIORITY,
+    REFUSED_STREAM,
     REQUEST,
+    RST,
     SETTINGS,
     Talks,
     Wire,
@@ -109,6 +112,62 @@ def test_unfinished_messages_of_all_streams_together_are_bounded() -> None:
     wire.send(rst(1), data(3, bytes(10_005), end=True))
     assert wire.connection._calls._buffered == 30_000
     assert wire.goaway() is None
+
+
+def test_all_connections_together_hold_no_more_than_their_server_may() -> None:
+    """Else one peer had as much memory as it has connections."""
+    held, limits = Held(), Limits(max_buffered=100_000, max_all_streams=9, max_all_queued=100_000)
+    wires = [Wire(Talks(nothing), limits, held=held) for _ in range(3)]
+    begun = message(b"x" * 40_000)[:15_000]
+    for wire in wires:
+        for stream in (1, 3, 5):
+            wire.send(headers(stream), data(stream, begun))
+    assert (held.streams, held.buffered) == (6, 6 * 15_000), "one more was too much, each time"
+    refused = [one for one in wires[0].send(*(headers(stream) for stream in (7, 9, 11, 13))) if one.kind == RST]
+    assert [one.code for one in refused] == [REFUSED_STREAM]
+    for wire in wires:
+        wire.connection.lost()
+    assert (held.streams, held.buffered, held.queued) == (0, 0, 0)
+
+
+def test_what_waits_for_peers_that_take_nothing_is_bounded_for_all_of_them() -> None:
+    held, limits = Held(), Limits(max_all_queued=100_000)
+    wires = [Wire(Talks(), limits, greet=False, held=held) for _ in range(3)]
+    for wire in wires:
+        wire.send(PREFACE, settings(p4=0), headers(1))
+        for _ in range(3):
+            wire.send(data(1, message(b"x" * 16_000)))
+        assert held.queued <= 100_000
+    assert held.queued > 80_000
+    for wire in wires:
+        wire.connection.lost()
+    assert held.queued == 0
+
+
+def test_a_message_must_come_to_its_end_in_time() -> None:
+    """Byte after byte, a peer would keep the memory of all others' messages."""
+    talks = Talks(nothing)
+    wire = Wire(talks)
+    wire.send(headers(1), headers(3))
+    for stream in (1, 3):
+        wire.send(data(stream, message(b"x" * 15_000)[:10_000]))
+    wire.send(data(3, message(b"x" * 15_000)[10_000:]))
+    for _ in range(int(Limits().message_s) + 1):
+        wire.now += 1
+        wire.send(data(1, b"x"), data(3, message(b"y" * 15_000)[:10_000]), data(3, message(b"y" * 15_000)[10_000:]))
+        wire.connection.sweep(wire.now)
+        wire.take()
+    assert [talk.ends for talk in talks.all] == [1, 0]
+    assert wire.goaway() is None
+
+
+def test_long_header_blocks_are_not_remembered() -> None:
+    wire = Wire(Talks())
+    for number in range(100):
+        fields = [*REQUEST, *((f"x-{part}-{number}", "y" * 100) for part in range(20))]
+        wire.send(headers(2 * number + 1, fields, end=True))
+    assert wire.goaway() is None
+    assert not wire.connection._calls._blocks._kept
 
 
 def test_the_budget_refills_with_time_and_no_further_than_its_burst() -> None:
