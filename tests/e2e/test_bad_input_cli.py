@@ -305,7 +305,7 @@ async def test_an_option_of_up_that_makes_no_sense_is_one_line(
             ),
             "No such option: --no-such-option",
         ),
-        (("upp",), "igw: no command 'upp'; there are bench, demo, operator, picker, sidecar, sim, up"),
+        (("upp",), "igw: no command 'upp'; there are bench, demo, explain, operator, picker, sidecar, sim, top, up"),
     ],
 )
 async def test_a_command_line_that_makes_no_sense_is_one_line(
@@ -319,7 +319,7 @@ async def test_a_command_line_that_makes_no_sense_is_one_line(
     assert says in line
 
 
-@pytest.mark.parametrize("command", ["up", "picker", "sim", "demo", ""])
+@pytest.mark.parametrize("command", ["up", "picker", "sim", "demo", "explain", "top", ""])
 async def test_every_command_explains_itself_quickly(command: str) -> None:
     """Exit code 0, and less than 2 s of computing; how long that takes depends on what else the machine does."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
