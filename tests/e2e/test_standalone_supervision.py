@@ -152,7 +152,7 @@ async def test_the_command_lists_its_commands_and_refuses_others(tmp_path: Path)
     code, output = await _run(igw, "--help")
     assert code == 0
     assert all(f"\n  {name} " in output for name in ("up", "sim", "picker", "demo"))
-    known = "bench, demo, operator, picker, sidecar, sim, up"
+    known = "bench, demo, explain, operator, picker, sidecar, sim, top, up"
     assert await _run(igw, "upp") == (2, f"igw: no command 'upp'; there are {known}\n")
 
 

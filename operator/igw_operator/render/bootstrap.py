@@ -43,6 +43,8 @@ LDS_FILE = "lds.json"
 CDS_FILE = "cds.json"
 # How much of a body Envoy holds at once; about this much of a larger one reaches the picker.
 BUFFER_LIMIT = 2**20
+# An address that no packet comes from. An empty list would mean private networks and this machine.
+NOBODY = core_v3.CidrRange(address_prefix="0.0.0.0", prefix_len=32)
 # What the streams of one HTTP/2 connection may have on their way to us together, whatever they send.
 CONNECTION_WINDOW = 4 * BUFFER_LIMIT
 
@@ -136,7 +138,7 @@ def _connection_manager(
         upgrade_configs=[hcm_v3.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         use_remote_address=True,
         # No client is trusted for x-envoy-* headers, not even from this machine.
-        internal_address_config=hcm_v3.HttpConnectionManagerInternalAddressConfig(),
+        internal_address_config=hcm_v3.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[NOBODY]),
         normalize_path=True,
         always_set_request_id_in_response=True,  # `igw explain` finds requests by it
         server_header_transformation=hcm_v3.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
