@@ -153,7 +153,8 @@ def test_the_name_of_a_model_never_changes(installed: Kubectl, namespace: str) -
 def test_a_policy_without_scheduling_gets_the_default_for_everybody_to_see(installed: Kubectl, namespace: str) -> None:
     apply(installed, namespace, policy())
     assert installed.get("inferencepoolpolicies", "policy", namespace)["spec"]["scheduling"] == {
-        "policy": "prefix-cache"
+        "policy": "prefix-cache",
+        "explain": False,
     }
 
 

@@ -95,6 +95,7 @@ def test_a_picker_that_goes_down_takes_nothing_away_and_holds_no_change_up(
     before = own_objects(kinds, place)
     kinds.apply(pool("other") + "---\n" + model("b", "other"), "-n", place)
     comes(kinds, place, ("HTTPRoute", "igw-other"))
+    patient.idle()  # what it had begun is written
     patient.stop()
     with running_operator(api_server.kubeconfig, tmp_path, "second", wait=600) as second:
         second.serving().idle()
