@@ -1,6 +1,7 @@
 """`igw up` as users run it: a process of its own, with real Envoy and a picker, on ports from the system."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -60,6 +61,13 @@ class Up:
             within,
             lambda: f"no {text!r} in {printed}",
         )
+
+    def is_open(self) -> bool:
+        """Whether all ports that were listed are said to be ready."""
+        listed = self.lines[self.lines.index(next(line for line in self.lines if line.startswith("LISTENER"))) + 1 :]
+        rows = itertools.takewhile(lambda line: not line.startswith("metrics "), listed)
+        ready = [line for line in self.lines if line.startswith("igw up ready")]
+        return len(ready) >= len({line.split()[1] for line in rows})
 
     def children(self) -> dict[str, int]:
         """The process ids of Envoy and the picker."""
@@ -149,6 +157,7 @@ async def running_up(
     ]
     try:
         await up.line("igw up ready", START_TIMEOUT)
+        await until(up.is_open, 10.0, lambda: f"not all ports are open: {up.lines}")
         yield up
     finally:
         await _end(process)
