@@ -56,7 +56,7 @@ class History:
     def add(self, told: Told) -> None:
         """It is the newest now."""
         self._told.append(told)
-        if isinstance(told, Flight) and weight(told) > self._few:
+        if weight(told) > self._few:
             self._trim()
 
     def find(self, name: str) -> Told | None:
